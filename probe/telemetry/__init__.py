@@ -1,0 +1,1 @@
+"""What an agent says and how it leaves: summaries in, lines, batches, a spool and an uplink out."""

@@ -1,0 +1,141 @@
+"""Nothing in, the published schema out: every measurement with its tags and fields, as data.
+
+The encoder, the collector's validation, `docs/schema.md` and the boards all read this table, so none of them
+can drift from what is sent. Durations are integer ns with the suffix `_ns`; ratios are floats 0..1; counts are
+integers. A field that has no value in a window is absent, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["int", "float", "bool", "str"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a measurement: its type on the wire, its unit and its meaning."""
+
+    name: str
+    kind: Kind
+    doc: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement; every line also has the tags `agent` (first, always) and `site` (where set)."""
+
+    name: str
+    tags: tuple[str, ...]
+    fields: tuple[Field, ...]
+    doc: str
+
+
+def _ints(prefix: str, **docs: str) -> tuple[Field, ...]:
+    return tuple(Field(prefix + name, "int", doc) for name, doc in docs.items())
+
+
+PROBE = Measurement(
+    "probe",
+    ("target", "venue", "line", "kind", "dscp", "flow"),
+    (
+        *_ints(
+            "",
+            sent="probes that left this host, by send time",
+            received="probes answered within the timeout",
+            lost="sent - received",
+            late="replies that came after the timeout; their probes are lost",
+            duplicates="further replies to probes that were already answered",
+            reordered="replies that arrived after the reply to a later probe (RFC 4737)",
+            errors="ICMP errors that came back for a probe, and probes this host refused to send",
+        ),
+        Field("loss", "float", "lost / sent; absent when nothing was sent"),
+        *_ints(
+            "",
+            loss_burst_max="longest run of consecutive losses (RFC 3357)",
+            rtt_min_ns="smallest round-trip time (RFC 2681)",
+            rtt_mean_ns="arithmetic mean of the round-trip times",
+            rtt_stddev_ns="population standard deviation of the round-trip times",
+            rtt_p50_ns="median: percentiles are RFC 2330 section 11.3's, the smallest sample x with F(x) >= p",
+            rtt_p90_ns="90th percentile",
+            rtt_p99_ns="99th percentile",
+            rtt_p999_ns="99.9th percentile",
+            rtt_max_ns="largest round-trip time",
+            jitter_ns="RFC 3550 section 6.4.1 estimator over the window's round-trip times, in order of arrival",
+            ipdv_mean_ns="mean absolute difference of the RTTs of consecutive probes (RFC 3393)",
+            ipdv_p99_ns="99th percentile of the same",
+            send_lag_max_ns="latest that a probe left after its scheduled time",
+            unstamped="received probes whose RTT is not from kernel or hardware stamps at both ends",
+        ),
+    ),
+    "one flow or target over one window; time is the window's start",
+)
+PROBE_HISTOGRAM = Measurement(
+    "probe_histogram",
+    ("target", "venue", "line", "kind", "dscp", "flow", "le"),
+    _ints("", count="round-trip times in this bucket alone (not cumulative); empty buckets are absent"),
+    "one bucket of a target's round-trip times over the histogram window; `le`: the bucket's upper bound in ns, "
+    "zero-padded to 12 digits, or +Inf; merging is adding",
+)
+EVENT = Measurement(
+    "event",
+    ("kind", "target", "interface"),
+    (
+        Field("text", "str", "what happened, in words"),
+        Field("detail", "str", "the same as JSON"),
+    ),
+    "something that happened at an instant",
+)
+AGENT = Measurement(
+    "agent",
+    (),
+    (
+        *_ints(
+            "",
+            batch="number of the batch that carries this line, consecutive per spool: a gap is a lost batch",
+            spool_batches="batches waiting for acknowledgement",
+            spool_bytes="their bytes on disk",
+            spool_dropped="batches dropped because the spool was full, ever since the spool was made",
+            cpu_ns="processor time of the agent since it started (user + system)",
+            rss_bytes="resident memory",
+            socket_drops="packets the kernel dropped at our sockets because they were full, since start",
+            foreign_packets="packets that carried our packet type but not this run's secret, since start",
+            late_ticks="engine ticks that began more than one tick late, since start",
+            unstamped="probes for which a kernel stamp never came, since start",
+            clock_error_ns="the kernel's estimate of the wall clock's error (adjtimex maxerror)",
+        ),
+        Field("spool", "str", "random id of the spool file that counts `batch`"),
+        Field("clock_synchronised", "bool", "whether the kernel calls the wall clock synchronised"),
+        Field("version", "str", "coloprobe's version"),
+    ),
+    "the agent about itself; the first line of every batch; time is the batch's making",
+)
+COLLECTOR = Measurement(
+    "collector",
+    ("collector",),
+    (
+        *_ints(
+            "",
+            batches="batches acknowledged, since start",
+            lines="lines the sink took, since start",
+            rejected="batches refused at the door, since start",
+            quarantined="lines set aside because they are invalid or the sink rejects them, since start",
+            dropped="batches dropped unacknowledged because the sink did not keep up; agents send them again",
+            retries="writes that had to be tried again, since start",
+            held_bytes="bytes of batches waiting for the sink now",
+            write_latency_ns="duration of the slowest successful write since the last line",
+            lag_ns="now - time of the newest line written",
+        ),
+    ),
+    "a collector about itself; `agent` is `collector`",
+)
+# Contract names that this version does not fill yet: a collector lets them through for newer agents.
+SESSION = Measurement("session", ("target", "venue", "line", "remote", "session"), (), "live TCP sessions")
+INTERFACE = Measurement("interface", ("interface",), (), "interface counters")
+PATH = Measurement("path", ("target", "flow"), (), "the path of a flow")
+HOP = Measurement("hop", ("target", "flow", "ttl"), (), "one hop of a path")
+
+MEASUREMENTS = {
+    m.name: m for m in (PROBE, PROBE_HISTOGRAM, EVENT, AGENT, COLLECTOR, SESSION, INTERFACE, PATH, HOP)
+}
