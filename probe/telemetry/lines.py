@@ -77,12 +77,12 @@ def encode(series: str, fields: Mapping[str, Value], time_ns: int) -> str:
     return f"{series} {text} {time_ns}"
 
 
-# A character of a key or tag value: anything but a separator, or an escaped one.
-_NAME = r"(?:[^,= \\\n]|\\.)+"
-_MEASUREMENT = r"(?:[^, \\\n]|\\.)+"
-_VALUE = r'(?:"(?:[^"\\\n]|\\.)*"|-?\d+i|\d+u|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[tT]|[fF]|true|false|True|False|TRUE|FALSE)'
+# A key or tag value: anything but separators, or escaped ones. Possessive (++), so hostile text costs linear time.
+_NAME = r"(?:[^,= \\\n]++|\\.)++"
+_MEASUREMENT = r"(?:[^, \\\n]++|\\.)++"
+_VALUE = r'(?:-?\d++i|"(?:[^"\\\n]++|\\.)*+"|\d++u|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[tT](?:rue|RUE)?+|[fF](?:alse|ALSE)?+)'
 _LINE = re.compile(
-    rf"(?P<measurement>{_MEASUREMENT})(?P<tags>(?:,{_NAME}={_NAME})*) (?P<fields>{_NAME}={_VALUE}(?:,{_NAME}={_VALUE})*) "
+    rf"(?P<measurement>{_MEASUREMENT})(?P<tags>(?:,{_NAME}={_NAME})*+) (?P<fields>{_NAME}={_VALUE}(?:,{_NAME}={_VALUE})*+) "
     r"(?P<time>-?\d{1,19})"
 )
 _TAG = re.compile(rf",({_NAME})=({_NAME})")
