@@ -16,13 +16,13 @@ class Sink(Protocol):
     name: str  # for logs: which server, which database
 
     async def write(self, body: bytes) -> None:
-        """Write lines, each ended by a newline, with integer ns since the epoch; return once the sink holds them.
+        """Write lines, each ended by a newline, in integer ns since the epoch; return once the sink has them.
 
         The same lines again are harmless. A cancelled write may or may not have happened.
 
-        Raises: SinkUnavailable (not now; some or all may have been written), SinkRefused (an operator has to act),
-        SinkTooLarge (nothing was written; halves may pass), SinkRejected (some lines cannot be written; the
-        others may have been).
+        Raises: SinkUnavailable (not now; some or all may have been written), SinkRefused (an operator has to
+        act), SinkTooLarge (nothing was written; halves may pass), SinkRejected (some lines cannot be written;
+        the others may have been).
         """
 
     async def check(self) -> None:
