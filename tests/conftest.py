@@ -1,0 +1,86 @@
+"""A pytest run in, the same run out, with every test that this machine cannot run named: nothing hides.
+
+`tests/lab` and `tests/system` mark their tests by folder; `root` and `browser` are set by hand. What a
+marker needs is the table below. Where it is missing the tests are left out and the end of the run says so in
+one line each. As root on Debian nothing is ever missing (`make test` installs it), so there a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "root": ("root",),
+    "lab": ("root", "ip", "nft", "ping", "fping", "cc"),
+    "system": ("mosquitto", "influxd", "victoria-metrics"),
+    "browser": ("chromium",),
+}
+FOLDERS = {"lab": "lab", "system": "system"}
+
+# An ordinary user's PATH has no sbin, where Debian keeps mosquitto and nft.
+os.environ["PATH"] = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+
+_COMPLAINT = "{} was skipped, but root on Debian leaves nothing out: {}"
+_left_out: Counter[tuple[str, str]] = Counter()
+
+
+def _is_debian() -> bool:
+    release = Path("/etc/os-release")
+    return release.exists() and "ID=debian" in release.read_text(encoding="utf-8").splitlines()
+
+
+def nothing_may_be_left_out() -> bool:
+    """Root on Debian has, or can install, all that any test needs."""
+    return os.geteuid() == 0 and _is_debian()
+
+
+def _missing(marker: str) -> list[str]:
+    def has(need: str) -> bool:
+        return os.geteuid() == 0 if need == "root" else shutil.which(need) is not None
+
+    return [need for need in NEEDS[marker] if not has(need)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    missing = {marker: _missing(marker) for marker in NEEDS}
+    for item in items:
+        folder = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
+        if folder in FOLDERS:
+            item.add_marker(FOLDERS[folder])
+        for marker, needs in missing.items():
+            if needs and item.get_closest_marker(marker):
+                _left_out[marker, ", ".join(needs)] += 1
+                item.add_marker(pytest.mark.skip(reason=f"{marker} tests need {', '.join(needs)}"))
+                break
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and nothing_may_be_left_out():
+        report.outcome = "failed"
+        report.longrepr = _COMPLAINT.format(item.nodeid, report.longrepr)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped and nothing_may_be_left_out():
+        report.outcome = "failed"
+        report.longrepr = _COMPLAINT.format(collector.nodeid, report.longrepr)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for (marker, needs), count in sorted(_left_out.items()):
+        terminalreporter.write_line(f"left out: {count} {marker} tests, because this run lacks: {needs}")
