@@ -1,0 +1,51 @@
+# `make up` and `make test` are all that a fresh machine needs, besides make and python3 (3.11 or later, with venv).
+#   make up ARGS="192.0.2.10 --board 0.0.0.0:8080"
+#   make test PYTEST="tests/unit -k lines"
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PYTEST ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help up test check bench docs packages clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+up: $(VENV)/installed ## measure, store and show, all in one process; ARGS="TARGET... --board HOST:PORT"
+	@$(BIN)/coloprobe up $(ARGS)
+
+test: packages check ## style, types and every test; as root on Debian installs the servers they need
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/installed-dev ## style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+bench: packages $(VENV)/installed-dev ## every figure that the README claims; ARGS="--quick --json FILE"
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+docs: $(VENV)/installed-dev ## write the pages that are made from code
+	@$(BIN)/python -m docs.generate
+
+packages:
+	@.ci/debian-packages
+
+clean: ## forget the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+# A stamp file is newer than pyproject.toml when nothing is to be installed.
+$(VENV)/installed: pyproject.toml
+	@.ci/make-venv $(VENV)
+	@echo "installing coloprobe and what it needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[all]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "installing what the tests need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
