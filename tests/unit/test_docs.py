@@ -21,5 +21,5 @@ def test_the_schema_page_names_every_field() -> None:
 def test_no_measurement_has_a_tag_or_field_twice() -> None:
     for measurement in MEASUREMENTS.values():
         names = [*measurement.tags, *(field.name for field in measurement.fields)]
-        # `session` and `path` are measurements; a tag and a field of one name would be ambiguous in a query.
+        # InfluxDB takes a tag and a field of one name, and then no query can say which is meant.
         assert len(names) == len(set(names)), measurement.name
