@@ -74,18 +74,17 @@ class Server:
 
     def start(self) -> None:
         """Start it and return once it serves."""
-        assert not self.running, f"{self.name} runs already"
+        assert not self.running(), f"{self.name} runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_DEADLINE_S
         while not self._serves():
-            if not self.running or time.monotonic() > deadline:
+            if not self.running() or time.monotonic() > deadline:
                 self.kill()
                 log_end = self.log.read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"{self.name} did not start: {' '.join(self._argv)}\n{log_end}")
             time.sleep(0.02)
 
-    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
