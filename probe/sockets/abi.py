@@ -1,0 +1,105 @@
+"""Nothing in, Linux's socket structures out, as numpy dtypes, and its batch calls through ctypes (64-bit Linux).
+
+The kernel reads and writes these arrays directly, so one assignment patches a whole batch. Sources: recvmmsg(2),
+sendmmsg(2), cmsg(3), include/uapi/linux/net_tstamp.h, include/uapi/linux/errqueue.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+
+import numpy as np
+
+# struct mmsghdr: a msghdr (56 bytes) and the length that the kernel moved.
+MMSGHDR = np.dtype(
+    {
+        "names": ["name", "namelen", "iov", "iovlen", "control", "controllen", "flags", "len"],
+        "formats": ["u8", "u4", "u8", "u8", "u8", "u8", "i4", "u4"],
+        "offsets": [0, 8, 16, 24, 32, 40, 48, 56],
+        "itemsize": 64,
+    }
+)
+IOVEC = np.dtype([("base", "u8"), ("len", "u8")])
+SOCKADDR = 28  # sizeof(struct sockaddr_in6); a sockaddr_in fits in
+
+# SCM_TIMESTAMPING, the first control message of every stamped packet, and behind it, on the error queue, the
+# sock_extended_err that says which packet the stamp belongs to:
+#
+#   0 cmsg_len(8) level(4) type(4) | 16 software sec(8) nsec(8) | 32 legacy (16) | 48 hardware sec(8) nsec(8)
+#  64 cmsg_len(8) level(4) type(4) | 80 errno(4) origin(1) type(1) code(1) pad(1) info(4) data(4) | 96 offender ...
+CONTROL_SIZE = 192
+CONTROL = np.dtype(
+    {
+        "names": ["len", "level", "type", "sec", "nsec", "hw_sec", "hw_nsec", "errno", "origin", "ee_type", "ee_code", "info", "id"],
+        "formats": ["u8", "i4", "i4", "i8", "i8", "i8", "i8", "u4", "u1", "u1", "u1", "u4", "u4"],
+        "offsets": [0, 8, 12, 16, 24, 48, 56, 80, 84, 85, 86, 88, 92],
+        "itemsize": CONTROL_SIZE,
+    }
+)
+STAMP_SPACE = 64  # control bytes of a received packet: one SCM_TIMESTAMPING
+
+# The one control message that a probe leaves with: the id its TX stamp shall come back under.
+#   0 cmsg_len(8) level(4) type(4) | 16 id(4) pad(4)
+SEND_ID = np.dtype(
+    {
+        "names": ["len", "level", "type", "id"],
+        "formats": ["u8", "i4", "i4", "u4"],
+        "offsets": [0, 8, 12, 16],
+        "itemsize": 24,
+    }
+)
+
+SO_TIMESTAMPING = 37  # also SCM_TIMESTAMPING
+SCM_TS_OPT_ID = 81  # Linux 6.13
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+SO_MEMINFO, MEMINFO_DROPS = 55, 8
+ICMP_FILTER = 1  # at level SOL_RAW
+SOL_RAW = 255
+ICMP6_FILTER = 1  # at level IPPROTO_ICMPV6
+IP_RECVERR, IPV6_RECVERR = 11, 25
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
+
+TX_HARDWARE, TX_SOFTWARE, RX_HARDWARE, RX_SOFTWARE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+SOFTWARE, RAW_HARDWARE, OPT_ID, OPT_TSONLY = 1 << 4, 1 << 6, 1 << 7, 1 << 11
+STAMPING = TX_SOFTWARE | RX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
+
+ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 2, 3, 4
+MSG_DONTWAIT = socket.MSG_DONTWAIT
+MSG_ERRQUEUE = 0x2000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_sendmmsg = _libc.sendmmsg
+_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+_recvmmsg = _libc.recvmmsg
+_recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+
+
+def sendmmsg(fd: int, headers: int, count: int) -> int:
+    """Send `count` messages whose mmsghdr array is at address `headers`. Returns how many, or -errno for the first."""
+    sent = _sendmmsg(fd, headers, count, MSG_DONTWAIT)
+    return sent if sent >= 0 else -ctypes.get_errno()
+
+
+def recvmmsg(fd: int, headers: int, count: int, flags: int) -> int:
+    """Receive at most `count` messages without waiting. Returns how many, or -errno."""
+    received = _recvmmsg(fd, headers, count, flags | MSG_DONTWAIT, None)
+    return received if received >= 0 else -ctypes.get_errno()
+
+
+def sockaddr(family: int, address: str, scope: int = 0) -> bytes:
+    """A sockaddr_in or sockaddr_in6 (port 0), padded to SOCKADDR bytes."""
+    packed = socket.inet_pton(family, address)
+    if family == socket.AF_INET:
+        raw = family.to_bytes(2, "little") + bytes(2) + packed
+    else:
+        raw = family.to_bytes(2, "little") + bytes(6) + packed + scope.to_bytes(4, "little")
+    return raw.ljust(SOCKADDR, b"\0")
+
+
+def error_name(errno: int) -> str:
+    """'EPERM: Operation not permitted' for 1."""
+    import errno as names
+
+    return f"{names.errorcode.get(errno, errno)}: {os.strerror(errno)}"

@@ -1,0 +1,114 @@
+"""A family and socket options in, an open probe socket out: raw with CAP_NET_RAW, a ping socket where the kernel allows it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from probe.errors import PrivilegeError, SocketError
+from probe.packets import icmp
+from probe.sockets import abi
+from probe.sockets.packet_socket import PacketSocket
+
+PING_GROUP_RANGE = Path("/proc/sys/net/ipv4/ping_group_range")
+
+
+@dataclass(frozen=True)
+class SocketOptions:
+    """What one socket fixes for all its probes; flows that differ here need a socket of their own."""
+
+    family: int  # socket.AF_INET or socket.AF_INET6
+    dscp: int = 0  # 0..63
+    max_size: int = 64  # largest IP payload, bytes
+    receive_buffer: int = 16 << 20  # bytes; shared by replies and TX stamps
+
+
+def open_icmp(options: SocketOptions, *, allow_raw: bool = True, choose_id: bool | None = None) -> PacketSocket:
+    """Open a socket for ICMP echo probes with kernel stamps in both directions.
+
+    `allow_raw=False` and `choose_id=False` ask for the fallbacks that other hosts would get.
+    Raises: PrivilegeError where neither kind of socket is allowed; SocketError where the family is not available.
+    """
+    handle, raw = _open(options.family, allow_raw)
+    try:
+        _configure(handle, options, raw)
+    except OSError as problem:
+        handle.close()
+        raise SocketError(f"cannot set up the probe socket: {problem.strerror}") from None
+    chosen = kernel_takes_ids() if choose_id is None else choose_id
+    # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
+    time.sleep(0.005)
+    return PacketSocket(handle, raw=raw, choose_id=chosen, max_size=options.max_size)
+
+
+def _open(family: int, allow_raw: bool) -> tuple[socket.socket, bool]:
+    protocol = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
+    refusal: OSError | None = None
+    for kind in (socket.SOCK_RAW, socket.SOCK_DGRAM) if allow_raw else (socket.SOCK_DGRAM,):
+        try:
+            return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol), kind == socket.SOCK_RAW
+        except OSError as problem:
+            refusal = problem
+    assert refusal is not None
+    if refusal.errno in (errno.EPERM, errno.EACCES):
+        raise PrivilegeError(privilege_remedy())
+    name = "IPv4" if family == socket.AF_INET else "IPv6"
+    raise SocketError(f"cannot open an {name} probe socket: {refusal.strerror}")
+
+
+def privilege_remedy() -> str:
+    """What to do where probe sockets are refused: both ways, with this process's group filled in."""
+    try:
+        allowed = " ".join(PING_GROUP_RANGE.read_text().split())
+    except OSError:
+        allowed = "unknown"
+    return (
+        "the kernel refuses probe sockets to this process. Either give it CAP_NET_RAW (run it as root, or with "
+        "AmbientCapabilities=CAP_NET_RAW in its systemd unit), or allow unprivileged ping sockets for its group: "
+        f"sysctl -w net.ipv4.ping_group_range='{os.getegid()} {os.getegid()}' (now: '{allowed}')"
+    )
+
+
+def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None:
+    for forced, plain in ((abi.SO_RCVBUFFORCE, socket.SO_RCVBUF), (abi.SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            handle.setsockopt(socket.SOL_SOCKET, forced, options.receive_buffer)
+        except PermissionError:  # without CAP_NET_ADMIN the kernel cuts it at net.core.[rw]mem_max
+            handle.setsockopt(socket.SOL_SOCKET, plain, options.receive_buffer)
+    handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
+    if options.family == socket.AF_INET:
+        handle.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, options.dscp << 2)
+        if raw:
+            wanted = (icmp.ECHO_REPLY, *icmp.ERRORS4)
+            blocked = 0xFFFFFFFF & ~sum(1 << kind for kind in wanted)
+            handle.setsockopt(abi.SOL_RAW, abi.ICMP_FILTER, struct.pack("=I", blocked))
+        else:
+            handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
+    else:
+        handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, options.dscp << 2)
+        if raw:
+            words = [0xFFFFFFFF] * 8
+            for kind in (icmp.ECHO6_REPLY, *icmp.ERRORS6):
+                words[kind >> 5] &= ~(1 << (kind & 31))
+            handle.setsockopt(socket.IPPROTO_ICMPV6, abi.ICMP6_FILTER, struct.pack("=8I", *words))
+        else:
+            handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+
+
+@cache
+def kernel_takes_ids() -> bool:
+    """Whether the kernel knows SCM_TS_OPT_ID: ask it, on a packet that it refuses to send anyway (broadcast)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
+            message = [(socket.SOL_SOCKET, abi.SCM_TS_OPT_ID, struct.pack("=I", 1))]
+            trial.sendmsg([b""], message, 0, ("255.255.255.255", 9))
+        except OSError as refusal:
+            return refusal.errno in (errno.EACCES, errno.ENETUNREACH, errno.EHOSTUNREACH)
+    return False

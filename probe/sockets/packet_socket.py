@@ -1,0 +1,285 @@
+"""A block of prepared rows in, packets on the wire out; replies, TX stamps and ICMP errors back, each with the kernel's time.
+
+One socket carries every probe of one address family with the same socket options. All memory that the kernel touches
+is allocated once: a ring of packet rows to send, and one block each for what comes back on the ordinary and on the error queue.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.errors import SocketError
+from probe.sockets import abi
+
+ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one call at as many
+BLOCK = 256  # messages that one receive call takes
+PITCH = 192  # bytes kept of what is received: enough for an ICMP error with IP options and our quoted header
+
+# Errors that a ping socket reports on the next call although that call's own packet is fine (sk_err).
+_LEFT_OVER = frozenset(
+    {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EPROTO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.EACCES}
+)
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What one receive call took: `data` uint8 (n, PITCH), `length` bytes on the wire, `stamp` wall ns (0: none)."""
+
+    data: NDArray[np.uint8]
+    length: NDArray[np.uint32]
+    stamp: NDArray[np.int64]
+    sources: NDArray[np.uint8]  # sockaddr bytes, (n, 28)
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """What one error-queue call took: ids (uint32) and wall ns (int64) of TX stamps; `errors` of ping sockets."""
+
+    ids: NDArray[np.uint32]
+    stamp: NDArray[np.int64]
+    errors: tuple[QuotedError, ...]
+    full: bool  # the call took all it could: there may be more
+
+
+@dataclass(frozen=True)
+class QuotedError:
+    """An ICMP error from a ping socket's error queue: our own message as quoted, cut at PITCH bytes."""
+
+    type: int
+    code: int
+    local: bool  # this host made it (SO_EE_ORIGIN_LOCAL), no router
+    quoted: bytes
+
+
+class ProbeSocket(Protocol):
+    """What the engine asks of a socket; `PacketSocket` is the real one, `MemorySocket` its twin for tests."""
+
+    family: int
+    raw: bool
+    rows: NDArray[np.uint8]  # the packets to send, (ROWS, pitch): write here, then `send`
+
+    def set_destinations(self, addresses: list[bytes]) -> None:
+        """Sockaddrs (28 bytes) that `prepare` refers to by index."""
+
+    def prepare(self, where: slice, destinations: NDArray[np.int64], sizes: NDArray[np.int64], ids: NDArray[np.uint32]) -> None:
+        """Say for the rows of `where`: to whom, how many bytes, and under which id the TX stamp comes back."""
+
+    def send(self, start: int, stop: int) -> tuple[int, int]:
+        """Send rows [start, stop). Returns (how many left, errno that refused the next one, or 0)."""
+
+    def receive(self) -> Replies | None:
+        """One block of replies, valid until the next call; None when there are none."""
+
+    def stamps(self) -> Stamps | None:
+        """One block of the error queue; None when it is empty."""
+
+    def drops(self) -> int:
+        """Packets the kernel dropped because this socket was full, ever."""
+
+    def close(self) -> None:
+        """Give the socket back."""
+
+
+class PacketSocket:
+    """A raw or ping ICMP socket with kernel stamps both ways.
+
+    Args:
+        handle: the open socket, options set (see `probe.sockets.opening`).
+        raw: whether it is a raw socket (on IPv4 the IP header then comes with each packet).
+        choose_id: whether the kernel takes our own TX stamp ids (SCM_TS_OPT_ID, Linux 6.13); otherwise its counter is followed.
+        max_size: largest IP payload in bytes that will be sent.
+    """
+
+    def __init__(self, handle: socket.socket, *, raw: bool, choose_id: bool, max_size: int) -> None:
+        self.family = handle.family
+        self.raw = raw
+        self.choose_id = choose_id
+        self._socket = handle
+        self._fd = handle.fileno()
+        pitch = -(-max_size // 64) * 64
+        self.rows = np.zeros((ROWS, pitch), np.uint8)
+        self._tx = np.zeros(ROWS, abi.MMSGHDR)
+        self._iov = np.zeros(ROWS, abi.IOVEC)
+        self._iov["base"] = self.rows.ctypes.data + np.arange(ROWS, dtype=np.uint64) * pitch
+        self._tx["iov"] = self._iov.ctypes.data + np.arange(ROWS, dtype=np.uint64) * abi.IOVEC.itemsize
+        self._tx["iovlen"] = 1
+        self._tx["namelen"] = 16 if self.family == socket.AF_INET else abi.SOCKADDR
+        self._send_id = np.zeros(ROWS, abi.SEND_ID)
+        self._send_id["len"] = 20
+        self._send_id["level"] = socket.SOL_SOCKET
+        self._send_id["type"] = abi.SCM_TS_OPT_ID
+        if choose_id:
+            self._tx["control"] = self._send_id.ctypes.data + np.arange(ROWS, dtype=np.uint64) * abi.SEND_ID.itemsize
+            self._tx["controllen"] = abi.SEND_ID.itemsize
+        self._tx_at = self._tx.ctypes.data
+        self._names = np.zeros((0, abi.SOCKADDR), np.uint8)
+        self._ids = np.zeros(ROWS, np.uint32)
+        self._counter = _KernelCounter()
+        self._rx = _ReceiveBlock(abi.STAMP_SPACE)
+        self._err = _ReceiveBlock(abi.CONTROL_SIZE)
+
+    def set_destinations(self, addresses: list[bytes]) -> None:
+        self._names = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, abi.SOCKADDR).copy()
+
+    def prepare(
+        self, where: slice, destinations: NDArray[np.int64], sizes: NDArray[np.int64], ids: NDArray[np.uint32]
+    ) -> None:
+        self._tx["name"][where] = self._names.ctypes.data + destinations * abi.SOCKADDR
+        self._iov["len"][where] = sizes
+        if self.choose_id:
+            self._send_id["id"][where] = ids
+        else:
+            self._ids[where] = ids
+
+    def send(self, start: int, stop: int) -> tuple[int, int]:
+        done = start
+        refused = 0
+        while done < stop:
+            moved = abi.sendmmsg(self._fd, self._tx_at + done * abi.MMSGHDR.itemsize, stop - done)
+            if moved > 0:
+                done += moved
+                refused = 0
+                continue
+            if -moved in _LEFT_OVER and not self.raw and refused != -moved:
+                refused = -moved  # perhaps the error of an earlier probe: ask once more
+                continue
+            if moved == -errno.EINTR:
+                continue
+            refused = -moved
+            break
+        else:
+            refused = 0
+        if not self.choose_id:
+            self._counter.sent(self._ids[start:done])
+            if refused not in (0, errno.EAGAIN):
+                self._resynchronise()
+        return done - start, refused
+
+    def receive(self) -> Replies | None:
+        count = self._rx.take(self._fd, 0)
+        if count <= 0:
+            return None
+        control = self._rx.control[:count]
+        stamp = control["sec"] * 1_000_000_000 + control["nsec"]
+        odd = (self._rx.headers["controllen"][:count] < abi.STAMP_SPACE) | (control["type"] != abi.SO_TIMESTAMPING)
+        if odd.any():
+            stamp[odd] = 0
+        return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, self._rx.names[:count])
+
+    def stamps(self) -> Stamps | None:
+        count = self._err.take(self._fd, abi.MSG_ERRQUEUE)
+        if count <= 0:
+            return None
+        control = self._err.control[:count]
+        stamped = (control["origin"] == abi.ORIGIN_TIMESTAMPING) & (control["type"] == abi.SO_TIMESTAMPING)
+        if stamped.all():
+            ids, stamp, errors = control["id"], control["sec"] * 1_000_000_000 + control["nsec"], ()
+        else:
+            errors = tuple(self._error(i) for i in np.flatnonzero(~stamped))
+            kept = control[stamped]
+            ids, stamp = kept["id"], kept["sec"] * 1_000_000_000 + kept["nsec"]
+        if not self.choose_id:
+            ids, stamp = self._counter.translate(ids, stamp)
+        return Stamps(ids, stamp, tuple(e for e in errors if e is not None), count == BLOCK)
+
+    def _error(self, i: int) -> QuotedError | None:
+        """The ICMP error of row i: SCM_TIMESTAMPING may stand before the extended error, or not."""
+        used = int(self._err.headers["controllen"][i])
+        control = self._err.control[i : i + 1].view(np.uint8).tobytes()[:used]
+        at = 0
+        while at + 16 <= used:
+            length = int.from_bytes(control[at : at + 8], "little")
+            level = int.from_bytes(control[at + 8 : at + 12], "little")
+            kind = int.from_bytes(control[at + 12 : at + 16], "little")
+            if length < 16:
+                return None
+            if (level, kind) in ((socket.IPPROTO_IP, abi.IP_RECVERR), (socket.IPPROTO_IPV6, abi.IPV6_RECVERR)):
+                origin, error_type, code = control[at + 20 : at + 23]
+                quoted = self._err.data[i, : min(int(self._err.headers["len"][i]), PITCH)].tobytes()
+                return QuotedError(error_type, code, origin not in (abi.ORIGIN_ICMP, abi.ORIGIN_ICMP6), quoted)
+            at += (length + 7) & ~7
+        return None
+
+    def _resynchronise(self) -> None:
+        """Restart the kernel's id counter: whether a refused packet took an id depends on who refused it."""
+        without = (abi.STAMPING & ~abi.OPT_ID) & ~abi.OPT_TSONLY
+        self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, without)
+        self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
+        self._counter.restart()
+
+    def drops(self) -> int:
+        raw = self._socket.getsockopt(socket.SOL_SOCKET, abi.SO_MEMINFO, 64)
+        return int.from_bytes(raw[4 * abi.MEMINFO_DROPS : 4 * abi.MEMINFO_DROPS + 4], "little")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _ReceiveBlock:
+    """Memory for BLOCK messages that the kernel fills: headers, data, control bytes, source addresses."""
+
+    def __init__(self, control_space: int) -> None:
+        self.headers = np.zeros(BLOCK, abi.MMSGHDR)
+        self.data = np.zeros((BLOCK, PITCH), np.uint8)
+        self.control = np.zeros(BLOCK, abi.CONTROL)
+        self.names = np.zeros((BLOCK, abi.SOCKADDR), np.uint8)
+        self._iov = np.zeros(BLOCK, abi.IOVEC)
+        index = np.arange(BLOCK, dtype=np.uint64)
+        self._iov["base"] = self.data.ctypes.data + index * PITCH
+        self._iov["len"] = PITCH
+        self.headers["iov"] = self._iov.ctypes.data + index * abi.IOVEC.itemsize
+        self.headers["iovlen"] = 1
+        self.headers["name"] = self.names.ctypes.data + index * abi.SOCKADDR
+        self.headers["control"] = self.control.ctypes.data + index * abi.CONTROL.itemsize
+        self._control_space = control_space
+        self._used = BLOCK
+        self._at = self.headers.ctypes.data
+
+    def take(self, fd: int, flags: int) -> int:
+        """One recvmmsg call. Returns the number of messages, 0 when there are none; raises SocketError on a defect."""
+        if self._used:  # the kernel wrote the lengths of what it delivered: offer the whole space again
+            self.headers["controllen"][: self._used] = self._control_space
+            self.headers["namelen"][: self._used] = abi.SOCKADDR
+        for _ in range(8):
+            count = abi.recvmmsg(fd, self._at, BLOCK, flags)
+            if count >= 0:
+                self._used = count
+                return count
+            self._used = 0
+            if count == -errno.EAGAIN:
+                return 0
+            if -count in (errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK):
+                raise SocketError(f"cannot receive: {abi.error_name(-count)}")
+            # Anything else is the pending error of an earlier probe; it is taken off by being read.
+        return 0
+
+
+class _KernelCounter:
+    """Follows the kernel's own TX stamp counter (before Linux 6.13): its id -> the id we gave the packet.
+
+    The kernel counts accepted packets from 0 after each restart; ids of before a restart are dropped, never guessed.
+    """
+
+    def __init__(self) -> None:
+        self._ours = np.zeros(1 << 16, np.uint32)
+        self._next = 0
+
+    def sent(self, ids: NDArray[np.uint32]) -> None:
+        self._ours[(self._next + np.arange(len(ids))) & 0xFFFF] = ids
+        self._next += len(ids)
+
+    def restart(self) -> None:
+        self._next = 0
+
+    def translate(
+        self, ids: NDArray[np.uint32], stamp: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        behind = (self._next - 1 - ids.astype(np.int64)) & 0xFFFFFFFF
+        known = (behind < 1 << 16) & (ids < self._next)
+        return self._ours[ids[known] & 0xFFFF], stamp[known]
