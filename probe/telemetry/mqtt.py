@@ -261,6 +261,7 @@ class _Talk:
         self._hung_up: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._dialled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answer: Any = None
+        self._entered = False
         self._dial = self._paho.connect
         cast("Any", self._paho).connect = self._connect  # aiomqtt calls it in a thread
         self._on_connect, self._paho.on_connect = self._paho.on_connect, self._connected
@@ -285,6 +286,9 @@ class _Talk:
             )
         if problem := attempt.exception():
             raise _translated(self._url, problem) from None
+        if self._hung_up.done():
+            raise MqttUnavailable(f"{self._url}: connection lost as soon as it was made")
+        self._entered = True
 
     async def _settle(self, attempt: asyncio.Future[Any]) -> None:
         """End an attempt that is given up. Its thread cannot be stopped: it would open the socket later."""
@@ -315,7 +319,8 @@ class _Talk:
     ) -> None:
         if not self._hung_up.done():
             self._hung_up.set_result(None)
-        cast("Any", self._on_disconnect)(client, userdata, flags, reason, properties)
+        if self._entered:  # aiomqtt forgets a disconnect that comes before it has finished connecting
+            cast("Any", self._on_disconnect)(client, userdata, flags, reason, properties)
 
     def _published(self, client: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
         # aiomqtt takes any PUBACK for a yes. Which message it was is not known there, so the connection ends:

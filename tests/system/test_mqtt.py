@@ -1,0 +1,343 @@
+"""The MQTT adapter against a real mosquitto: what works, what is refused, and what breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe.errors import MqttRefused, MqttUnavailable
+from probe.settings import MqttTable
+from probe.telemetry import mqtt
+from tests.system import servers
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    async def watched() -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        before = asyncio.all_tasks()
+        async with asyncio.timeout(60):
+            await main
+        while left := [task for task in asyncio.all_tasks() - before if not task.done()]:
+            await asyncio.wait(left, timeout=5)  # a connection that is over leaves nothing running
+        assert complaints == []
+
+    asyncio.run(watched())
+
+
+def table(server: servers.Server, protocol: Any = "3.1.1", **more: Any) -> MqttTable:
+    return MqttTable(url=f"mqtt://127.0.0.1:{server.port}", protocol=protocol, **more)
+
+
+def connect(settings: MqttTable, client_id: str = "a", **more: Any) -> Any:
+    return mqtt.connect(settings, **{"client_id": client_id, "username": "", "password": None, **more})
+
+
+@PROTOCOLS
+def test_what_is_published_arrives(mosquitto: servers.Server, protocol: str, caplog: Any) -> None:
+    async def main() -> None:
+        settings = table(mosquitto, protocol)
+        async with connect(settings, "reader") as reader, connect(settings, "writer") as writer:
+            await writer.publish("kept", b"before", retain=True)
+            await reader.subscribe("#")
+            bodies = [b"%d" % i for i in range(100)]
+            async with asyncio.TaskGroup() as group:
+                for body in bodies:
+                    group.create_task(writer.publish("live", body, qos=1))
+            await writer.publish("live", b"last", qos=0)
+            got = []
+            async for message in reader.messages():
+                got.append(message)
+                if len(got) == 102:
+                    break
+            assert got[0] == mqtt.Message("kept", b"before", True)
+            assert got[1:] == [mqtt.Message("live", body, False) for body in [*bodies, b"last"]]
+            assert reader.discarded == 0
+
+    run(main())
+    assert caplog.records == []
+
+
+def test_a_full_inbox_counts_what_it_discards(mosquitto: servers.Server, caplog: Any) -> None:
+    async def main() -> None:
+        async with connect(table(mosquitto), "reader", max_queued=10) as reader:
+            await reader.subscribe("t")
+            for i in range(25):
+                await reader.publish("t", b"%d" % i)
+            while reader.discarded < 15:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.01)
+            messages = reader.messages()
+            assert [(await anext(messages)).payload for _ in range(10)] == [b"%d" % i for i in range(10)]
+
+    run(main())
+    assert caplog.records == []
+
+
+@PROTOCOLS
+def test_will_comes_without_a_goodbye_and_not_with_one(mosquitto: servers.Server, protocol: str) -> None:
+    async def main() -> None:
+        settings = table(mosquitto, protocol)
+        async with connect(settings, "reader") as reader:
+            await reader.subscribe("gone/+")
+            for name in ("polite", "thrown-out"):
+                async with connect(settings, name, will=mqtt.Will(f"gone/{name}", b"offline")) as writer:
+                    if name == "polite":
+                        continue
+                    async with connect(settings, name):  # a second connection under the same id
+                        with pytest.raises(MqttUnavailable, match="connection lost"):
+                            await anext(writer.messages())
+            message = await anext(reader.messages())
+            assert (message.topic, message.payload) == ("gone/thrown-out", b"offline")
+        async with connect(settings, "late") as late:
+            await late.subscribe("gone/+")
+            assert (await anext(late.messages())).retain
+
+    run(main())
+
+
+@PROTOCOLS
+def test_loss_of_the_broker_wakes_everybody(mosquitto: servers.Server, protocol: str) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with connect(table(mosquitto, protocol)) as connection:
+            await connection.subscribe("t")
+            reading = asyncio.ensure_future(anext(connection.messages()))
+            os.kill(mosquitto.pid, signal.SIGSTOP)
+            sending = asyncio.ensure_future(connection.publish("t", b"x", timeout_s=1e6))
+            subscribing = asyncio.ensure_future(connection.subscribe("u"))
+            await asyncio.sleep(0)
+            await loop.run_in_executor(None, mosquitto.kill)
+            for task in (reading, sending, subscribing):
+                with pytest.raises(MqttUnavailable, match="connection lost"):
+                    await task
+            with pytest.raises(MqttUnavailable, match="connection lost"):
+                await connection.publish("t", b"x")
+        with pytest.raises(
+            MqttUnavailable, match=r"Connection refused; is the broker running there\? \(mqtt.url\)"
+        ):
+            await connect(table(mosquitto, protocol)).__aenter__()
+
+    run(main())
+
+
+def test_silent_broker_is_unavailable_and_cancelling_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "ANSWER_TIMEOUT_S", 0.2)
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            settings = MqttTable(url=f"mqtt://127.0.0.1:{listener.getsockname()[1]}")
+            with pytest.raises(MqttUnavailable, match="no answer; is the broker running there"):
+                await connect(settings).__aenter__()
+            listener.accept()[0].close()
+            attempt = asyncio.ensure_future(connect(settings).__aenter__())
+            while True:
+                try:
+                    listener.setblocking(False)
+                    peer, _ = listener.accept()
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(0.001)
+            attempt.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attempt
+            with peer:
+                peer.settimeout(10)
+                while peer.recv(100):  # the other end was closed: this ends
+                    pass
+
+    run(main())
+
+
+def test_broker_that_hangs_up_at_once() -> None:
+    async def main() -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.close()
+
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+            settings = MqttTable(url=f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            with pytest.raises(MqttUnavailable, match=r"hung up before it answered.*mqtt\.cert_file"):
+                await connect(settings).__aenter__()
+
+    run(main())
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.1])
+@pytest.mark.parametrize("nonsense", [b"\x30\x05\x00\xffabc", b"\x90\x00\x40\x00", b"\xf0" * 40])
+def test_broker_that_talks_nonsense(nonsense: bytes, patience_s: float) -> None:
+    async def main() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.write(b"\x20\x02\x00\x00")
+            await asyncio.sleep(patience_s)
+            writer.write(nonsense)
+            with suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            settings = MqttTable(url=f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            with pytest.raises(MqttUnavailable, match="connection lost"):
+                async with connect(settings) as connection:
+                    await anext(connection.messages())
+
+    run(main())
+
+
+@PROTOCOLS
+def test_wrong_password_is_refused(tmp_path: Path, protocol: str) -> None:
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "ny4-01", "right"], check=True)
+    conf = f"allow_anonymous false\npassword_file {passwords}"
+
+    async def main(server: servers.Server) -> None:
+        async with connect(table(server, protocol), username="ny4-01", password="right") as connection:
+            await connection.publish("t", b"x")
+        for password in ("wrong", None):
+            with pytest.raises(MqttRefused, match=r"(?i)not authori.*mqtt\.username, mqtt\.password_file"):
+                await connect(table(server, protocol), username="ny4-01", password=password).__aenter__()
+
+    with servers.mosquitto(tmp_path, extra_conf=conf) as server:
+        run(main(server))
+
+
+def test_message_that_a_version_5_broker_refuses_is_not_taken_for_delivered(tmp_path: Path) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text("topic readwrite mine/#\n")
+
+    async def main(server: servers.Server) -> None:
+        async with connect(table(server, "5")) as connection:
+            await connection.publish("mine/a", b"x")
+            with pytest.raises(MqttRefused, match=r"refuses a message: Not authorized"):
+                await connection.publish("theirs", b"x")
+
+    with servers.mosquitto(tmp_path, extra_conf=f"acl_file {rules}") as server:
+        run(main(server))
+
+
+def test_version_5_broker_with_a_small_receive_maximum(tmp_path: Path) -> None:
+    async def main(server: servers.Server) -> None:
+        async with connect(table(server, "5")) as connection, asyncio.TaskGroup() as group:
+            for i in range(200):
+                group.create_task(connection.publish("t", b"%d" % i))
+
+    with servers.mosquitto(tmp_path, extra_conf="max_inflight_messages 3") as server:
+        run(main(server))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.pem, server.pem/.key for 127.0.0.1, client.pem/.key; other-ca.pem signed none of them."""
+    home = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: object) -> None:
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, cwd=home)
+
+    for ca in ("ca", "other-ca"):
+        openssl(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", 2),
+            *("-subj", f"/CN={ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem"),
+        )
+    for name in ("server", "client"):
+        openssl(
+            *(
+                "req",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-subj",
+                f"/CN={name}",
+            ),
+            *("-keyout", f"{name}.key", "-out", f"{name}.csr", "-addext", "subjectAltName=IP:127.0.0.1"),
+        )
+        openssl(
+            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", 2),
+            *("-copy_extensions", "copy", "-out", f"{name}.pem"),
+        )
+    openssl("ec", "-in", "client.key", "-aes256", "-passout", "pass:x", "-out", "locked.key")
+    return home
+
+
+def tls_listener(home: Path, *more: str) -> str:
+    files = (f"cafile {home}/ca.pem", f"certfile {home}/server.pem", f"keyfile {home}/server.key")
+    return "\n".join((*files, *more))
+
+
+@PROTOCOLS
+def test_tls(tmp_path: Path, certificates: Path, protocol: Any) -> None:
+    async def main(server: servers.Server) -> None:
+        def settings(host: str = "127.0.0.1", ca: str = "ca.pem") -> MqttTable:
+            ca_file = str(certificates / ca) if ca else ""
+            return MqttTable(url=f"mqtts://{host}:{server.port}", ca_file=ca_file, protocol=protocol)
+
+        async with connect(settings()) as connection:
+            await connection.subscribe("t")
+            await connection.publish("t", b"x" * 300_000)
+            assert len((await anext(connection.messages())).payload) == 300_000
+        for wrong in (settings(ca="other-ca.pem"), settings(ca=""), settings(host="localhost")):
+            with pytest.raises(MqttRefused, match=r"certificate is not accepted: .*mqtt\.ca_file must hold"):
+                await connect(wrong).__aenter__()
+        with pytest.raises(MqttUnavailable, match="with TLS where it wants TLS"):
+            await connect(MqttTable(url=f"mqtt://127.0.0.1:{server.port}")).__aenter__()
+
+    with servers.mosquitto(tmp_path, extra_conf=tls_listener(certificates)) as server:
+        run(main(server))
+
+
+def test_mutual_tls(tmp_path: Path, certificates: Path) -> None:
+    async def main(server: servers.Server) -> None:
+        url, ca_file = f"mqtts://127.0.0.1:{server.port}", str(certificates / "ca.pem")
+        cert_file, key_file = str(certificates / "client.pem"), str(certificates / "client.key")
+        with_certificate = MqttTable(url=url, ca_file=ca_file, cert_file=cert_file, key_file=key_file)
+        async with connect(with_certificate) as connection:
+            await connection.publish("t", b"x")
+        with pytest.raises((MqttUnavailable, MqttRefused)):
+            await connect(MqttTable(url=url, ca_file=ca_file)).__aenter__()
+
+    with servers.mosquitto(
+        tmp_path, extra_conf=tls_listener(certificates, "require_certificate true")
+    ) as server:
+        run(main(server))
+
+
+def test_tls_to_a_port_without_it(mosquitto: servers.Server) -> None:
+    async def main() -> None:
+        with pytest.raises((MqttUnavailable, MqttRefused), match=r"mqtts://127"):
+            await connect(MqttTable(url=f"mqtts://127.0.0.1:{mosquitto.port}")).__aenter__()
+
+    run(main())
+
+
+def test_bad_certificate_files_are_refused_by_their_key(tmp_path: Path, certificates: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no certificate")
+    client, key, locked = (str(certificates / name) for name in ("client.pem", "client.key", "locked.key"))
+    other_key, absent = str(certificates / "server.key"), str(tmp_path / "absent")
+    cases = [
+        ({"ca_file": absent}, rf"mqtt\.ca_file: cannot read '{absent}': No such file"),
+        ({"ca_file": str(text)}, r"mqtt\.ca_file: .* holds no PEM certificate"),
+        ({"cert_file": client, "key_file": absent}, r"mqtt\.key_file: cannot read"),
+        ({"cert_file": client, "key_file": other_key}, r"mqtt\.cert_file, mqtt\.key_file: "),
+        ({"cert_file": client, "key_file": locked}, r"its unencrypted key"),
+        ({"cert_file": str(text), "key_file": key}, r"are not a PEM certificate"),
+    ]
+
+    async def main() -> None:
+        for files, complaint in cases:
+            with pytest.raises(MqttRefused, match=complaint):
+                await connect(MqttTable(url="mqtts://127.0.0.1:1", **files)).__aenter__()  # type: ignore[arg-type]
+
+    run(main())
