@@ -1,0 +1,223 @@
+"""Flows of one socket and the time in, packets out and a filled ledger back: plan ahead, send what is due, drain lazily.
+
+The schedule is open loop, so what leaves next is known in advance: packets, addresses and stamp ids are written for a
+whole plan (up to 1,024 probes or 100 ms) by array arithmetic, and a tick has to do no more than compare one number and call
+sendmmsg. The kernel stamps both directions, so replies may wait in its queue until it pays to read them.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.clock import MILLISECOND, Clock
+from probe.engine.ledger import Ledger
+from probe.engine.samples import REFUSED, SENT, SKIPPED, Samples
+from probe.engine.schedule import Saturated, Schedule
+from probe.engine.stamps import WallToMono
+from probe.packets import icmp
+from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
+
+HORIZON = 100 * MILLISECOND  # how far ahead a plan reaches
+CATCH_UP = 250 * MILLISECOND  # later than this a probe is skipped: a stalled host must not burst when it wakes
+SEND_BLOCK = 64  # messages in one send call
+_FAR = 1 << 62
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One stream of probes: `index` is its place in the agent's list of flows, `destination` a sockaddr."""
+
+    index: int
+    destination: bytes
+    size: int  # bytes of IP payload
+
+
+@dataclass
+class ChannelCounters:
+    """What happened to this socket since it was opened."""
+
+    sent: int = 0
+    refused: int = 0
+    skipped: int = 0
+    foreign: int = 0
+    unanswerable: int = 0  # ICMP errors that quote no probe of ours
+    drops: int = 0
+    last_errno: int = 0
+
+
+class Channel:
+    """One socket with its flows, schedule and ledger.
+
+    Args:
+        probe_socket: where packets go and come from.
+        flows: in the order of the schedule's flows; at most 65,536 (the identifier has 16 bits).
+        schedule: when they are due.
+        capacity: probes that the ledger has to remember.
+        all_flows: number of flows of the whole agent.
+        token: 8 secret bytes of this run.
+        base_id: the first flow's ICMP identifier; the others follow.
+    """
+
+    def __init__(
+        self,
+        probe_socket: ProbeSocket,
+        flows: list[Flow],
+        schedule: Schedule | Saturated,
+        *,
+        capacity: int,
+        all_flows: int,
+        token: bytes,
+        base_id: int,
+    ) -> None:
+        self.socket = probe_socket
+        self.flows = flows
+        self.schedule = schedule
+        self.ledger = Ledger(capacity, all_flows)
+        self.counters = ChannelCounters()
+        self._index = np.array([flow.index for flow in flows], np.int64)
+        self._sizes = np.array([flow.size for flow in flows], np.int64)
+        self._ids = ((base_id + np.arange(len(flows))) & 0xFFFF).astype(np.uint16)
+        self._base_id = base_id
+        probe_socket.set_destinations([flow.destination for flow in flows])
+        v4 = probe_socket.family == socket.AF_INET
+        self._request = icmp.ECHO_REQUEST if v4 else icmp.ECHO6_REQUEST
+        self._reply = icmp.ECHO_REPLY if v4 else icmp.ECHO6_REPLY
+        self._header = 20 if v4 and probe_socket.raw else 0
+        self._token = int(np.frombuffer(token, "u8")[0])
+        self._token_bytes = token
+        self._writer = icmp.EchoWriter(probe_socket.rows, token, self._request, v4 and probe_socket.raw)
+        self._dues: list[int] = []
+        self._at = 0  # how much of the plan has left
+        self.unread = 0  # probes sent since the queues were last emptied
+
+    def next_due(self) -> int:
+        """When this channel has to send next (monotonic ns)."""
+        return self._dues[self._at] if self._at < len(self._dues) else _FAR
+
+    def plan(self, now: int) -> None:
+        """Write the packets of the next plan, if the last one is used up."""
+        if self._at < len(self._dues):
+            return
+        until = max(now + HORIZON, min(self.schedule.earliest() + 1, now + 10 * HORIZON))
+        flows, dues = self.schedule.take(until, ROWS)
+        self._at = 0
+        self._dues = dues.tolist()
+        if not self._dues:
+            return
+        numbers = self.ledger.plan(self._index[flows], dues)
+        where = slice(0, len(flows))
+        sizes = self._sizes[flows]
+        self._writer.write(where, numbers, self._ids[flows], sizes)
+        self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
+
+    def send(self, clock: Clock, limit: int = ROWS) -> int:
+        """Send what is due by now, at most `limit` probes. Returns how many left the plan."""
+        now = clock.mono()
+        begin = self._at
+        stop = min(bisect_right(self._dues, now, begin), begin + limit)
+        while self._at < stop:
+            if self._dues[self._at] < now - CATCH_UP and isinstance(self.schedule, Schedule):
+                late = min(bisect_right(self._dues, now - CATCH_UP, self._at), stop) - self._at
+                self.counters.skipped += late
+                self._leave(late, now, SKIPPED)
+                continue
+            count, refused = self.socket.send(self._at, min(stop, self._at + SEND_BLOCK))
+            if count:
+                self.counters.sent += count
+                self.unread += count
+                self._leave(count, now, SENT)
+            if refused == errno.EAGAIN:
+                break  # the send buffer is full: what is due stays due, and its lag shows
+            if refused:
+                self.counters.refused += 1
+                self.counters.last_errno = refused
+                self._leave(1, now, REFUSED)
+        return self._at - begin
+
+    def _leave(self, count: int, now: int, state: int) -> None:
+        self.ledger.leave(count, now, state)
+        self._at += count
+
+    def drain(self, clock: Clock, to_mono: WallToMono) -> None:
+        """Empty both queues of the socket into the ledger."""
+        self.unread = 0
+        while (stamps := self.socket.stamps()) is not None:
+            if len(stamps.ids):
+                self.ledger.stamped(stamps.ids, to_mono(stamps.stamp))
+            for error in stamps.errors:
+                quoted = icmp.parse_quoted(error.type, error.code, error.quoted, self._request, error.local)
+                self._error(quoted)
+            if not stamps.full:
+                break
+        while (replies := self.socket.receive()) is not None:
+            self._match(replies, clock.mono(), to_mono)
+            if len(replies.data) < BLOCK:
+                break
+
+    def _match(self, replies: Replies, now: int, to_mono: WallToMono) -> None:
+        data = replies.data
+        stamps = to_mono(replies.stamp)
+        if self._header and not (data[:, 0] == 0x45).all():
+            data = _without_options(data)
+        echo = icmp.echo_view(data, self._header)
+        good = (echo["type"] == self._reply) & (echo["token"] == self._token) & (replies.length >= self._header + icmp.HEADER)
+        numbers = echo["number"].astype(np.int64)
+        if not good.all():
+            for i in np.flatnonzero(~good):
+                self._unexpected(replies, int(i))
+            numbers, stamps = numbers[good], stamps[good]
+        known = self.ledger.answered(numbers, stamps, now)
+        if not known.all():
+            self.counters.foreign += int((~known).sum())
+
+    def _unexpected(self, replies: Replies, i: int) -> None:
+        """A packet that is no reply of this run: an ICMP error that quotes a probe, or somebody else's."""
+        packet = replies.data[i, : min(int(replies.length[i]), replies.data.shape[1])].tobytes()
+        if self.socket.family == socket.AF_INET and self.socket.raw:
+            at = (packet[0] & 0xF) * 4 if packet else 0
+            is_error = len(packet) > at >= 20 and packet[at] in icmp.ERRORS4
+            error = icmp.parse_error4(packet) if is_error else None
+        else:
+            is_error = bool(packet) and packet[0] in icmp.ERRORS6 and self.socket.family == socket.AF_INET6
+            error = icmp.parse_error6(packet, replies.sources[i, 8:24].tobytes()) if is_error else None
+        if is_error:
+            self._error(error)
+        else:
+            self.counters.foreign += 1
+
+    def _error(self, error: icmp.IcmpError | None) -> None:
+        """Attribute an ICMP error to its probe, by the secret where it is quoted, else by flow, sequence and destination."""
+        if error is None:
+            self.counters.unanswerable += 1
+            return
+        if error.token == self._token_bytes and error.number is not None:
+            self.ledger.failed(error.number, error.local)
+            return
+        number = self.ledger.find(error.sequence)
+        if number >= 0:
+            flow = int(self.ledger.flow[self.ledger.row(number)])
+            position = (error.id - self._base_id) & 0xFFFF
+            ours = position < len(self.flows) and self.flows[position].index == flow
+            if ours and (not error.destination or error.destination in self.flows[position].destination):
+                self.ledger.failed(number, error.local)
+                return
+        self.counters.unanswerable += 1
+
+    def cut(self, until: int) -> Samples:
+        """The probes due before `until` (monotonic ns), taken off the ledger; drain first."""
+        return self.ledger.cut(until)
+
+
+def _without_options(data: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """The same packets with their IPv4 options cut out, so that ICMP starts at byte 20 everywhere."""
+    out = data.copy()
+    for i in np.flatnonzero(data[:, 0] != 0x45):
+        header = min((int(data[i, 0]) & 0xF) * 4, data.shape[1] - 24)
+        out[i, 20 : data.shape[1] - header + 20] = data[i, header:]
+        out[i, data.shape[1] - header + 20 :] = 0
+    return out

@@ -1,0 +1,232 @@
+"""Channels and a clock in, closed windows out: one thread that wakes on a tick, sends what is due and drains lazily.
+
+`turn` does all the work and returns when it wants to be called again, so a test drives it with a clock of its own;
+`run` is the thread's loop around it. Windows are aligned to the wall clock. A window is cut when no reply to one of its probes can
+be in time any more, and only after both queues have been emptied: a stalled host makes a window late, not lossy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from probe.clock import MILLISECOND, Clock
+from probe.engine.channel import Channel
+from probe.engine.samples import Cut, Strays
+from probe.engine.stamps import WallToMono
+
+DRAIN_AFTER = 128  # probes: more unread replies than this are not left in the kernel's queue
+DRAIN_EVERY = 50 * MILLISECOND  # ... nor for longer than this
+IDLE = 250 * MILLISECOND  # longest sleep, so that foreign packets never fill the queue
+STALL = 100 * MILLISECOND  # a tick this late is worth an event
+MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
+
+
+@dataclass
+class EngineCounters:
+    """The engine about itself, since start."""
+
+    ticks: int = 0
+    late_ticks: int = 0
+    stalls: int = 0
+    clock_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something about this host that explains numbers: `kind` is an event's kind, `wall_ns` its instant."""
+
+    kind: str
+    text: str
+    wall_ns: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    start_ns: int  # wall
+    end_ns: int  # wall
+    mono_end: int
+
+
+class Engine:
+    """Drives channels.
+
+    Args:
+        channels: each with its socket; may be empty.
+        clock: wall and monotonic time.
+        window, timeout, tick: ns.
+        flows: number of flows of all channels.
+        on_cut: gets every closed window, in this thread.
+        on_notice: gets what the operator should know, in this thread.
+        drain_every: how long replies may wait unread, ns; a live display wants it short.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        clock: Clock,
+        *,
+        window: int,
+        timeout: int,
+        tick: int,
+        flows: int,
+        on_cut: Callable[[Cut], None],
+        on_notice: Callable[[Notice], None] = lambda notice: None,
+        drain_every: int = DRAIN_EVERY,
+    ) -> None:
+        self.channels = list(channels)
+        self.counters = EngineCounters()
+        self._clock = clock
+        self._length, self._timeout, self._tick = window, timeout, tick
+        self._flows = flows
+        self._on_cut, self._on_notice = on_cut, on_notice
+        self._drain_every = drain_every
+        self._stopping = threading.Event()
+        self.to_mono = WallToMono(clock)
+        self._last_drain = clock.mono()
+        self._wake = 0
+        self._newest = 0  # start of the newest window ever opened, wall ns
+        self._windows: deque[_Window] = deque()
+        self._open_window(self.to_mono.wall(clock.mono()))
+
+    # -- windows ---------------------------------------------------------------------------------------------
+
+    def _open_window(self, start: int) -> None:
+        end = (start // self._length + 1) * self._length
+        if start <= self._newest:
+            # The wall clock was set back: this start was used before, and a second point of the same time
+            # would overwrite the first. The step's number keeps them apart.
+            start = start + self.counters.clock_steps
+        self._newest = max(self._newest, start)
+        self._windows.append(_Window(start, end, end - self.to_mono.offset))
+
+    def _roll(self, now: int) -> None:
+        """Open the windows that have begun."""
+        while now >= self._windows[-1].mono_end:
+            last = self._windows[-1]
+            # After a long stall nothing was sent in between: begin again where the clock stands.
+            ahead = self.to_mono.wall(now) // self._length * self._length
+            self._open_window(max(last.end_ns, ahead))
+
+    def _step(self, now: int) -> None:
+        """The wall clock was set: end the open window here, and begin another on the new time."""
+        self.counters.clock_steps += 1
+        last = self._windows.pop()
+        self._windows.append(replace(last, mono_end=min(now, last.mono_end)))
+        wall = self.to_mono.wall(now)
+        self._open_window(wall)
+        by = self.to_mono.stepped_by / 1e6
+        self._on_notice(Notice("clock", f"wall clock stepped by {by:+.3f} ms; a shortened window marks it", wall))
+
+    def _cut(self, window: _Window) -> None:
+        samples = tuple(channel.cut(window.mono_end) for channel in self.channels)
+        self._on_cut(Cut(window.start_ns, window.end_ns, samples, self._strays()))
+
+    def _strays(self) -> Strays:
+        totals = np.zeros((3, self._flows), np.int64)
+        for channel in self.channels:
+            ledger = channel.ledger
+            for total, column in zip(totals, (ledger.late, ledger.late_duplicates, ledger.late_errors), strict=True):
+                total += column
+                column[:] = 0
+        return Strays(totals[0], totals[1], totals[2])
+
+    # -- the tick --------------------------------------------------------------------------------------------
+
+    def turn(self) -> int:
+        """Send what is due, drain and cut if it is time. Returns when to call again (monotonic ns)."""
+        now = self._clock.mono()
+        self._watch(now)
+        for channel in self.channels:
+            channel.plan(now)
+            while channel.next_due() <= now:
+                sent = channel.send(self._clock, DRAIN_AFTER)
+                if channel.unread >= DRAIN_AFTER:
+                    self._drain()
+                channel.plan(now)
+                if not sent:
+                    break
+        if now >= self._last_drain + self._drain_every:
+            self._drain()
+        self._roll(now)
+        while now >= self._windows[0].mono_end + self._timeout + MARGIN:
+            self._drain()
+            self._cut(self._windows.popleft())
+        return self._next_wake(now)
+
+    def _watch(self, now: int) -> None:
+        self.counters.ticks += 1
+        if not self._wake:
+            return
+        late = now - self._wake
+        if late > self._tick:
+            self.counters.late_ticks += 1
+        if late > STALL:
+            self.counters.stalls += 1
+            text = f"this host did not run the agent for {late / 1e6:.0f} ms; probes due then were sent late or skipped"
+            self._on_notice(Notice("host", text, self.to_mono.wall(now)))
+
+    def _drain(self) -> None:
+        self.to_mono.refresh()
+        for channel in self.channels:
+            channel.drain(self._clock, self.to_mono)
+        self._last_drain = self._clock.mono()
+        if self.to_mono.stepped_by:
+            self._step(self._last_drain)
+
+    def _next_wake(self, now: int) -> int:
+        due = min((channel.next_due() for channel in self.channels), default=now + IDLE)
+        # Wake on the tick's grid: what is due within one tick leaves together.
+        due = -(-due // self._tick) * self._tick
+        cut = self._windows[0].mono_end + self._timeout + MARGIN
+        idle = now + (IDLE if self._drain_every >= DRAIN_EVERY else self._drain_every)
+        self._wake = max(min(due, cut, idle), now)
+        return self._wake
+
+    # -- the thread ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Turn until `stop`, then wait for outstanding replies and cut what is open."""
+        while not self._stopping.is_set():
+            wake = self.turn()
+            pause = wake - self._clock.mono()
+            if pause > 0:
+                time.sleep(pause / 1e9)
+        self.finish(time.sleep)
+
+    def stop(self) -> None:
+        """Ask `run` to end; may be called from any thread or signal handler."""
+        self._stopping.set()
+
+    def finish(self, sleep: Callable[[float], None]) -> None:
+        """Send nothing more, give replies their time, and cut every window that is open."""
+        deadline = self._clock.mono() + self._timeout + MARGIN
+        self._drain()
+        while self._clock.mono() < deadline and any(self._outstanding(channel) for channel in self.channels):
+            sleep(0.005)
+            self._drain()
+        now = self._clock.mono()
+        self._roll(now)
+        while self._windows:
+            window = self._windows.popleft()
+            if not self._windows:
+                window = replace(window, end_ns=self.to_mono.wall(now), mono_end=1 << 62)
+            self._cut(window)
+        for channel in self.channels:
+            channel.counters.drops = channel.socket.drops()
+
+    @staticmethod
+    def _outstanding(channel: Channel) -> bool:
+        ledger = channel.ledger
+        rows = np.arange(ledger.floor, ledger.head) & (ledger.size - 1)
+        return bool(((ledger.rx[rows] == 0) & (ledger.state[rows] == 1)).any())
+
+    def close(self) -> None:
+        """Close every socket."""
+        for channel in self.channels:
+            channel.socket.close()

@@ -1,0 +1,160 @@
+"""Probe numbers, stamps and replies in, samples out: what is known of every probe of one socket. Pure numpy, no clock.
+
+A ring of columns, one row a probe, indexed by probe number: filling in a batch of replies is one indexed assignment, and
+a window is a run of rows. Nothing is judged here; `probe.windows` decides what is lost or late when a window closes.
+
+    floor          head              planned
+      |  in flight   |  planned, not sent  |          (numbers grow to the right)
+    --+--------------+---------------------+--> number
+      cut next       sent next
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.engine.samples import ERROR, LOCAL, SENT, Samples
+
+Indices = NDArray[np.int64]
+
+
+class Ledger:
+    """Rows for the last `capacity` probes (rounded up to a power of two) of a socket.
+
+    `flows` is the number of flows of the agent; rows carry indices below it.
+    """
+
+    def __init__(self, capacity: int, flows: int) -> None:
+        size = 1 << max(11, (capacity - 1).bit_length())
+        self._mask = size - 1
+        self.flow = np.zeros(size, np.int32)
+        self.due = np.zeros(size, np.int64)
+        self.sent = np.zeros(size, np.int64)
+        self.tx = np.zeros(size, np.int64)
+        self.rx = np.zeros(size, np.int64)
+        self.state = np.zeros(size, np.uint8)
+        self.unstamped = np.zeros(size, np.bool_)
+        self.duplicates = np.zeros(size, np.uint8)
+        self._first = np.zeros(size, np.int32)  # scratch: which row of a batch came first for a number
+        self.floor = self.head = self.planned = 0
+        self.late = np.zeros(flows, np.int64)
+        self.late_duplicates = np.zeros(flows, np.int64)
+        self.late_errors = np.zeros(flows, np.int64)
+        self._stamping = np.zeros(flows, np.bool_)
+        self.forgotten = 0  # replies to probes whose rows were overwritten long ago
+        self.overrun = 0  # probes whose rows were overwritten before their window closed
+
+    @property
+    def size(self) -> int:
+        """Rows of the ring."""
+        return self._mask + 1
+
+    def row(self, number: int) -> int:
+        """Where the row of a probe is."""
+        return number & self._mask
+
+    def plan(self, flows: Indices, dues: Indices) -> Indices:
+        """Give numbers to probes that will leave next, in this order. Returns the numbers."""
+        numbers = np.arange(self.planned, self.planned + len(flows))
+        rows = numbers & self._mask
+        self.flow[rows] = flows
+        self.due[rows] = dues
+        self.sent[rows] = 0
+        self.tx[rows] = 0
+        self.rx[rows] = 0
+        self.state[rows] = 0
+        self.unstamped[rows] = False
+        self.duplicates[rows] = 0
+        self.planned += len(flows)
+        if self.planned - self.floor > self.size:
+            self.overrun += self.planned - self.size - self.floor
+            self.floor = self.planned - self.size
+        return numbers
+
+    def leave(self, count: int, now: int, state: int = SENT) -> None:
+        """The next `count` planned probes were given to the kernel at `now`, or refused or skipped then."""
+        first, last = self.head & self._mask, (self.head + count) & self._mask
+        if first < last:
+            self.sent[first:last] = now
+            self.state[first:last] = state
+        else:
+            self.sent[first:] = now
+            self.state[first:] = state
+            self.sent[:last] = now
+            self.state[:last] = state
+        self.head += count
+
+    def stamped(self, ids: NDArray[np.uint32], stamps: NDArray[np.int64]) -> None:
+        """TX stamps, by the low 32 bits of the probe's number."""
+        back = (self.head - 1 - ids.astype(np.int64)) & 0xFFFFFFFF
+        known = back < self.size
+        if not known.all():
+            back, stamps = back[known], stamps[known]
+        self.tx[(self.head - 1 - back) & self._mask] = stamps
+
+    def answered(self, numbers: Indices, stamps: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
+        """Replies in order of arrival. Stamp 0 means the kernel gave none; `now` stands in.
+
+        Returns which of them belong to a probe that this ledger sent.
+        """
+        known = (numbers < self.head) & (numbers >= max(0, self.planned - self.size))
+        all_known = bool(known.all())
+        if not all_known:
+            self.forgotten += int(((numbers < self.head) & ~known).sum())
+            numbers, stamps = numbers[known], stamps[known]
+        rows = numbers & self._mask
+        order = np.arange(len(rows), dtype=np.int32)
+        self._first[rows[::-1]] = order[::-1]
+        again = (self._first[rows] != order) | (self.rx[rows] != 0)
+        if again.any():
+            repeated = rows[again]
+            np.add.at(self.duplicates, repeated[self.duplicates[repeated] < 250], 1)
+            gone = numbers[again] < self.floor
+            np.add.at(self.late_duplicates, self.flow[repeated[gone]], 1)
+            rows, stamps, numbers = rows[~again], stamps[~again], numbers[~again]
+        unstamped = stamps == 0
+        if unstamped.any():
+            self.unstamped[rows[unstamped]] = True
+            stamps = np.where(unstamped, now, stamps)
+        self.rx[rows] = stamps
+        gone = numbers < self.floor
+        if gone.any():
+            np.add.at(self.late, self.flow[rows[gone]], 1)
+        return known
+
+    def failed(self, number: int, local: bool) -> None:
+        """An ICMP error quoted this probe; `local`: this host made it."""
+        if not max(0, self.planned - self.size) <= number < self.head:
+            return
+        row = number & self._mask
+        if number < self.floor and not self.state[row] & ERROR:
+            self.late_errors[self.flow[row]] += 1
+        self.state[row] |= ERROR | LOCAL if local else ERROR
+
+    def find(self, sequence: int) -> int:
+        """The number of the latest sent probe whose low 16 bits are `sequence` (unwrapped from the last one sent)."""
+        last = self.head - 1
+        return last - ((last - sequence) & 0xFFFF)
+
+    def cut(self, until: int) -> Samples:
+        """Take off the probes due before `until`, with everything sent since behind them."""
+        rows = np.arange(self.floor, self.head) & self._mask
+        due = self.due[rows]
+        inside = int(np.searchsorted(due, until, side="left"))
+        flow, tx = self.flow[rows], self.tx[rows]
+        self._stamping[flow[tx != 0]] = True
+        samples = Samples(
+            flow,
+            due,
+            self.sent[rows],
+            tx,
+            self.rx[rows],
+            self.state[rows],
+            self.unstamped[rows],
+            self.duplicates[rows],
+            inside,
+            self._stamping.copy(),
+        )
+        self.floor += inside
+        return samples

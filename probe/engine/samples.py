@@ -1,0 +1,57 @@
+"""Nothing in, the record between the engine and the windows out: what became of the probes of one window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SENT = 1  # the kernel took the probe
+REFUSED = 2  # the kernel refused it: it never left, and is no loss
+SKIPPED = 4  # the host was stalled past its time: it was never tried
+ERROR = 8  # an ICMP error quoted it
+LOCAL = 16  # ... and this host itself made that error: the probe never left
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Probes of one socket in the order in which they were due; rows from `inside` on belong to later windows.
+
+    The later rows are there because a reply is reordered when the reply to a *later* probe overtook it. All arrays
+    have shape (n,), times are integer ns on the monotonic clock's scale, 0 means 'never'.
+    """
+
+    flow: NDArray[np.int32]  # index into the agent's list of flows
+    due: NDArray[np.int64]  # when the schedule wanted it to leave
+    sent: NDArray[np.int64]  # our clock just before the send call
+    tx: NDArray[np.int64]  # the kernel's TX stamp
+    rx: NDArray[np.int64]  # the kernel's RX stamp of the first reply
+    state: NDArray[np.uint8]  # SENT | REFUSED | SKIPPED, with ERROR, LOCAL
+    unstamped: NDArray[np.bool_]  # the first reply came without a kernel stamp; `rx` is our clock
+    duplicates: NDArray[np.uint8]  # replies after the first, at most 255 a probe
+    inside: int
+    stamping: NDArray[np.bool_]  # shape (flows,): the kernel has stamped probes of this flow before
+
+
+@dataclass(frozen=True)
+class Strays:
+    """Replies that came after their window had been closed, per flow: int64, shape (flows,)."""
+
+    late: NDArray[np.int64]
+    duplicates: NDArray[np.int64]
+    errors: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One closed window of every flow.
+
+    start_ns, end_ns: wall clock, ns since the epoch; `start_ns` is a multiple of the length unless the engine itself
+    began, or the wall clock was stepped, inside the window.
+    """
+
+    start_ns: int
+    end_ns: int
+    samples: tuple[Samples, ...]
+    strays: Strays

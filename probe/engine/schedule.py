@@ -1,0 +1,115 @@
+"""Intervals in, due times out: an open-loop schedule that never waits for a reply. Pure; time is an argument.
+
+Flows of one interval are spread evenly over it, so no tick is a burst and no two agents that start together stay in step.
+`poisson` draws the gaps from an exponential distribution (RFC 2330 section 11.1.1), for which probes meet an unbiased state of the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FAR = np.iinfo(np.int64).max
+
+
+class Schedule:
+    """Due times (int64 ns, monotonic) of a fixed set of flows.
+
+    Args:
+        intervals: ns between two probes of each flow.
+        poisson: which flows have random gaps with that mean.
+        start: the first probes are due within one interval from here.
+        rng: random phases and gaps.
+    """
+
+    def __init__(
+        self, intervals: Sequence[int], poisson: Sequence[bool], start: int, rng: np.random.Generator
+    ) -> None:
+        self._interval = np.array(intervals, np.int64)
+        self._poisson = np.array(poisson, np.bool_)
+        self._rng = rng
+        self._next = np.empty(len(self._interval), np.int64)
+        for interval in np.unique(self._interval):
+            members = np.flatnonzero(self._interval == interval)
+            step = interval / len(members)
+            phase = (np.arange(len(members)) + rng.random()) * step
+            self._next[members] = start + phase.astype(np.int64)
+        random = self._poisson
+        self._next[random] = start + self._gaps(self._interval[random])
+
+    def __len__(self) -> int:
+        return len(self._interval)
+
+    def earliest(self) -> int:
+        """When the next probe is due; far in the future where there are no flows."""
+        return int(self._next.min()) if len(self._next) else int(_FAR)
+
+    def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The probes due before `until`, at most `limit`, taken off the schedule.
+
+        Returns (flow indices, due times), both int64 and in order of due time.
+        """
+        ready = np.flatnonzero(self._next < until)
+        if not len(ready):
+            return ready, ready
+        if self._poisson[ready].any():
+            return self._take_one_each(ready, until, limit)
+        interval = self._interval[ready]
+        counts = (until - self._next[ready] + interval - 1) // interval
+        np.minimum(counts, limit, out=counts)
+        if int(counts.max()) == 1:
+            flows, dues = ready, self._next[ready]
+        else:
+            flows = np.repeat(ready, counts)
+            nth = np.arange(len(flows)) - np.repeat(np.cumsum(counts) - counts, counts)
+            dues = self._next[flows] + nth * self._interval[flows]
+        order = np.argsort(dues, kind="stable")[:limit]
+        flows, dues = flows[order], dues[order]
+        taken = np.bincount(flows, minlength=len(self._next))
+        self._next += taken * self._interval
+        return flows, dues
+
+    def _take_one_each(
+        self, ready: NDArray[np.int64], until: int, limit: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `take`, no further than the second probe of any flow: a random gap is drawn only once."""
+        after = self._next[ready] + np.where(
+            self._poisson[ready], self._gaps(self._interval[ready]), self._interval[ready]
+        )
+        horizon = min(until, int(after.min()))
+        chosen = self._next[ready] < horizon
+        flows, after = ready[chosen], after[chosen]
+        order = np.argsort(self._next[flows], kind="stable")[:limit]
+        flows, after = flows[order], after[order]
+        dues = self._next[flows]
+        self._next[flows] = after
+        return flows, dues
+
+    def _gaps(self, mean: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.maximum(self._rng.exponential(1.0, len(mean)) * mean, 1.0).astype(np.int64)
+
+
+class Saturated:
+    """A schedule that always has something due, round robin: how fast can the engine go? For benchmarks."""
+
+    def __init__(self, flows: int, total: int) -> None:
+        self._flows = flows
+        self._left = total
+        self._at = 0
+
+    def __len__(self) -> int:
+        return self._flows
+
+    def earliest(self) -> int:
+        """0 (overdue) until all have been taken."""
+        return 0 if self._left else int(_FAR)
+
+    def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The next `limit` probes, all of them overdue since the clock's zero."""
+        count = min(limit, self._left)
+        flows = (self._at + np.arange(count)) % self._flows
+        self._at += count
+        self._left -= count
+        return flows, np.zeros(count, np.int64)

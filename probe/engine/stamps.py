@@ -1,0 +1,69 @@
+"""Kernel stamps (wall clock) in, the same instants on the monotonic scale out, also across a step of the wall clock.
+
+The kernel stamps packets with the wall clock, which an operator or NTP may step between a probe and its reply. CLOCK_REALTIME and
+CLOCK_MONOTONIC run at the same (slewed) rate, so their difference changes by steps alone. It is therefore measured at every
+drain, and taken over only when it moved by more than reading both clocks can explain: without a step, a
+round-trip time is exactly the difference of the two stamps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.clock import MICROSECOND, MILLISECOND, Clock
+
+STEP = 200 * MICROSECOND  # a smaller change is not told from the noise of reading two clocks
+_TIGHT = 20 * MICROSECOND  # two readings further apart than this were interrupted
+
+
+class WallToMono:
+    """Subtracts the offset (wall - monotonic) that was in force when a stamp was taken."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.offset = _measure(clock)
+        self.stepped_by = 0  # ns, of the step that the last `refresh` saw; 0: none
+        self.steps = 0
+        self._before = self.offset
+        self._since = self._now = clock.mono()  # the drain before the last one, and the last one
+
+    def refresh(self) -> None:
+        """Measure again; call this just before a drain."""
+        offset = _measure(self._clock)
+        self.stepped_by = 0
+        if abs(offset - self.offset) > STEP:
+            self.stepped_by = offset - self.offset
+            self.steps += 1
+            self._before, self.offset = self.offset, offset
+        self._since, self._now = self._now, self._clock.mono()
+
+    def __call__(self, stamps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`stamps` (wall ns, 0 = none) as monotonic ns; 0 stays 0."""
+        mono = stamps - self.offset
+        if self.stepped_by:
+            # One of the two offsets puts the stamp between the last drain and now; a small step may leave both possible.
+            old = stamps - self._before
+            implausible = (mono > self._now + MILLISECOND) | (mono < self._since - MILLISECOND)
+            mono = np.where(implausible & (old <= self._now + MILLISECOND), old, mono)
+        if not stamps.all():
+            mono[stamps == 0] = 0
+        return mono
+
+    def wall(self, mono: int) -> int:
+        """A monotonic instant as wall time, by the offset now in force."""
+        return mono + self.offset
+
+
+def _measure(clock: Clock) -> int:
+    """wall - mono in ns; of a few tries, the first that was not interrupted."""
+    best, width = 0, 1 << 62
+    for _ in range(5):
+        before = clock.mono()
+        wall = clock.wall()
+        after = clock.mono()
+        if after - before < width:
+            best, width = wall - (before + after) // 2, after - before
+        if width < _TIGHT:
+            break
+    return best

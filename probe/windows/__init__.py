@@ -1,0 +1,1 @@
+"""Samples of one window in, summaries and histograms out: pure numpy, time is an argument."""
