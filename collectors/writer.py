@@ -1,0 +1,193 @@
+"""Batches in, acknowledgements out once the sink holds them: retries, back-off, alarms and quarantine.
+
+What to write next is `collectors.backlog`'s decision; here it is written, one write at a time, and the answer
+acted upon:
+
+    yes                    acknowledge
+    SinkUnavailable        say so once, wait (exponential back-off, or as long as the sink wishes), try again
+    SinkRefused            say so once, wait, try again slowly: only an operator can help
+    SinkTooLarge, Rejected find what is to blame, set it aside with the reason, acknowledge
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from collectors.backlog import Backlog, Held, Job
+from collectors.quarantine import Quarantine
+from collectors.report import Counters
+from collectors.sinks import Sink
+from probe.clock import Clock
+from probe.errors import SinkError, SinkRefused, SinkRejected, SinkTooLarge, SinkUnavailable
+from probe.telemetry.mqtt import Backoff
+from probe.telemetry.topics import BatchId
+
+REFUSED_PAUSE_S = 30.0
+LONGEST_WISH_S = 300.0  # of a sink that says how long to wait
+
+log = logging.getLogger(__name__)
+
+
+class Writer:
+    """The one that writes to the sink.
+
+    `acknowledge` is called with a batch once the sink holds it, and what it does not take is on disk.
+    `known_good` makes a line that the sink ought to take. Before any other is blamed for a rejection, it is
+    tried, so that a sink that rejects everything alike is an alarm and not a quarantine of good lines.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        quarantine: Quarantine,
+        backlog: Backlog,
+        counters: Counters,
+        clock: Clock,
+        *,
+        acknowledge: Callable[[BatchId], None],
+        known_good: Callable[[], bytes],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._sink = sink
+        self._quarantine = quarantine
+        self._backlog = backlog
+        self._counters = counters
+        self._clock = clock
+        self._acknowledge = acknowledge
+        self._known_good = known_good
+        self._sleep = sleep
+        self._backoff = backoff or Backoff(0.5, 60.0)
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._alarm: type[SinkError] | None = None
+        self._disk_failed = False
+
+    def offer(self, held: Held) -> None:
+        """Take a batch to write; one for which there is no room is dropped unacknowledged, and counted."""
+        if held.id and self._backlog.holds(held.id):
+            return
+        if self._backlog.offer(held):
+            self._idle.clear()
+            self._news.set()
+        else:
+            self._counters.dropped += 1
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            job = self._backlog.next()
+            if job is None:
+                self._news.clear()
+                self._idle.set()
+                await self._news.wait()
+                continue
+            await self._attempt(job)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Return when everything held is written, at the deadline, or at once while the sink is away."""
+        if self._alarm is None and not self._idle.is_set():
+            try:
+                async with asyncio.timeout(deadline_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                pass
+        if left := len(self._backlog):
+            log.warning("leaving %d batches or groups unacknowledged; their agents keep them", left)
+
+    async def _attempt(self, job: Job) -> None:
+        """Write one job, act on the answer, and wait where it says so."""
+        finished: list[Held] = []
+        try:
+            if body := job.body:
+                started = self._clock.mono()
+                await self._sink.write(body)
+                took = self._clock.mono() - started
+                self._counters.write_latency_ns = max(self._counters.write_latency_ns, took)
+                self._recovered()
+            finished = self._backlog.written(job)
+        except SinkUnavailable as problem:
+            await self._unavailable(job, problem)
+        except SinkRefused as problem:
+            await self._refused(job, problem)
+        except (SinkTooLarge, SinkRejected) as problem:
+            try:
+                alike = await self._rejects_everything(job, problem)
+            except SinkUnavailable as other:
+                await self._unavailable(job, other)
+            except SinkRefused as other:
+                await self._refused(job, other)
+            else:
+                if alike:
+                    await self._refused(
+                        job, SinkRefused(f"the collector's own line is rejected as well: {problem}")
+                    )
+                else:
+                    self._recovered()
+                    finished = self._backlog.split(job, str(problem))
+        for held in finished:
+            await self._finish(held)
+
+    async def _rejects_everything(self, job: Job, problem: SinkError) -> bool:
+        """Whether the sink says the same of a line that is known to be good; asked once a suspect."""
+        if not job.is_one_line or job.suspect is None or job.suspect.vetted:
+            return False
+        try:
+            await self._sink.write(self._known_good())
+        except (SinkTooLarge, SinkRejected) as other:
+            return str(other) == str(problem)
+        job.suspect.vetted = True
+        return False
+
+    async def _unavailable(self, job: Job, problem: SinkUnavailable) -> None:
+        self._counters.retries += 1
+        self._counters.dropped += len(dropped := self._backlog.failed(job))
+        if dropped:
+            log.warning("a batch fails while others go through; it is left to its agent: %s", problem)
+        self._say(problem, "batches wait at their agents; trying again")
+        pause = self._backoff.delay_s()
+        if problem.retry_after_s is not None:
+            pause = max(pause, min(problem.retry_after_s, LONGEST_WISH_S))
+        await self._sleep(pause)
+
+    async def _refused(self, job: Job, problem: SinkRefused) -> None:
+        self._counters.retries += 1
+        self._backlog.put_back(job)
+        self._say(problem, f"batches wait at their agents; trying again every {REFUSED_PAUSE_S:g} s")
+        await self._sleep(REFUSED_PAUSE_S)
+
+    def _say(self, problem: SinkError, consequence: str) -> None:
+        if self._alarm is not type(problem):
+            self._alarm = type(problem)
+            log.error("%s: %s (%s)", self._sink.name, problem, consequence)
+
+    def _recovered(self) -> None:
+        self._backoff.reset()
+        if self._alarm is not None:
+            self._alarm = None
+            log.warning("%s: takes writes again", self._sink.name)
+
+    async def _finish(self, held: Held) -> None:
+        """Set aside what has to be, then acknowledge."""
+        if held.aside:
+            try:
+                await asyncio.to_thread(self._quarantine.add, held.aside, self._clock.wall())
+            except OSError as problem:
+                self._counters.dropped += 1
+                if not self._disk_failed:
+                    log.error(
+                        "%s: %s; batches with bad lines stay with their agents",
+                        self._quarantine.path,
+                        problem,
+                    )
+                self._disk_failed = True
+                return
+            self._disk_failed = False
+            self._counters.quarantined += sum(entry.lines for entry in held.aside)
+        self._counters.lines += held.count
+        self._counters.newest_ns = max(self._counters.newest_ns, held.newest_ns)
+        if held.id:
+            self._counters.batches += 1
+            self._acknowledge(held.id)
