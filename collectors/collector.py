@@ -1,0 +1,197 @@
+"""Settings in, a running collector out: MQTT, validation, writer and acknowledgements, joined in this order.
+
+    fanin -> validate -> backlog -> writer -> sink
+      ^                                |
+      '------ acknowledgements --------'
+
+It keeps no state but the quarantine file. Whatever it had not acknowledged when it ends comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from collectors.backlog import Backlog, Held
+from collectors.fanin import Acks, FanIn
+from collectors.quarantine import Entry, Quarantine, entries
+from collectors.report import Counters
+from collectors.sinks import Sink
+from collectors.status import StatusBook
+from collectors.validate import validate
+from collectors.writer import Writer
+from probe.clock import Clock, SystemClock
+from probe.errors import BatchError, SettingsError
+from probe.settings import CollectorSettings, LimitsTable, read_secret
+from probe.telemetry import topics
+from probe.telemetry.mqtt import Message
+
+REPORT_S = 10.0
+DRAIN_S = 5.0
+GOODBYE_S = 1.0
+EXCERPT_BYTES = 4096
+COMPLAINTS = 1000  # (agent, reason) pairs that are told of, once each
+
+log = logging.getLogger(__name__)
+
+
+async def run(
+    settings: CollectorSettings, file: str, *, sink: Sink | None = None, stop: asyncio.Event
+) -> None:
+    """Collect until `stop` is set; `file` is how errors call the settings; without a `sink`, InfluxDB is it.
+
+    A broker or a sink that cannot be had is told of once and tried again. Raises: SettingsError (a secret
+    cannot be read, the state directory cannot be written), MissingPartError.
+    """
+    clock = SystemClock()
+    password = read_secret(settings.mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", file, "mqtt.password_file")
+    quarantine = _quarantine(settings, file)
+    _warn_of_small_batches(settings.limits, file)
+    if sink is None:
+        from collectors.sinks.influx import open_sink
+
+        sink = open_sink(settings, file, clock)
+    collector = Collector(settings, password, sink, quarantine, clock)
+    try:
+        await collector.run(stop)
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await sink.close()
+
+
+class Collector:
+    """The stages of one collector."""
+
+    def __init__(
+        self,
+        settings: CollectorSettings,
+        password: str | None,
+        sink: Sink,
+        quarantine: Quarantine,
+        clock: Clock,
+    ) -> None:
+        self.counters = Counters()
+        self._id = settings.collector.id
+        self._max_batch = int(settings.limits.batch_bytes)
+        self._clock = clock
+        self._statuses = StatusBook()
+        self._complained: set[tuple[str, str]] = set()
+        self._stopping = False
+        self._acks = Acks()
+        self._backlog = Backlog(int(settings.limits.held_bytes))
+        self._writer = Writer(
+            sink,
+            quarantine,
+            self._backlog,
+            self.counters,
+            clock,
+            acknowledge=self._acks.add,
+            known_good=self._report,
+        )
+        self._fanin = FanIn(
+            settings.mqtt,
+            self._id,
+            password,
+            clock,
+            acks=self._acks,
+            receive=self.receive,
+            discarded=self._discarded,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Collect until `stop` is set, then finish what is held, within `DRAIN_S`."""
+        stages = [
+            asyncio.create_task(stage, name=name)
+            for name, stage in (
+                ("fanin", self._fanin.run()),
+                ("writer", self._writer.run()),
+                ("reporter", self._report_regularly()),
+            )
+        ]
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({stopped, *stages}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a stage ends by a defect only, which must not go unnoticed
+            self._stopping = True
+            await self._writer.drain(DRAIN_S)
+            await self._acks.told(GOODBYE_S)
+        finally:
+            for task in (stopped, *stages):
+                task.cancel()
+            await asyncio.gather(stopped, *stages, return_exceptions=True)
+
+    def receive(self, message: Message) -> None:
+        """Take one message from the broker: a batch or a status. Never raises, whatever it holds."""
+        if self._stopping:
+            return
+        now = self._clock.wall()
+        if topics.parse_status(message.topic):
+            event = self._statuses.change(message.topic, message.payload, retained=message.retain, now_ns=now)
+            if event is not None:
+                self._writer.offer(Held(None, event, 1))
+            return
+        try:
+            batch = validate(message.topic, message.payload, now_ns=now, max_bytes=self._max_batch)
+        except BatchError as problem:
+            self._refuse(message, problem)
+        else:
+            self._writer.offer(
+                Held(batch.id, batch.body, batch.count, batch.newest_ns, entries(batch.id, batch.bad))
+            )
+
+    def _refuse(self, message: Message, problem: BatchError) -> None:
+        """Set a whole message aside, and let its agent forget it: it would come again for ever."""
+        self.counters.rejected += 1
+        batch = topics.parse_lines(message.topic)
+        complaint = (batch.agent if batch else "", problem.reason)
+        if complaint not in self._complained and len(self._complained) < COMPLAINTS:
+            self._complained.add(complaint)
+            log.warning("%r: refused (%s): %s", message.topic[:200], problem.reason, problem)
+        if batch is None:
+            return
+        limit = max(self._max_batch, int(LimitsTable().batch_bytes))
+        kept = message.payload if len(message.payload) <= limit else message.payload[:EXCERPT_BYTES]
+        reason = f"{problem.reason}: {problem}"
+        self._writer.offer(Held(batch, b"", aside=[Entry(batch, reason, bytes(kept), lines=0)]))
+
+    def _discarded(self, messages: int) -> None:
+        self.counters.dropped += messages
+
+    def _report(self) -> bytes:
+        return self.counters.line(self._id, held_bytes=self._backlog.bytes, now_ns=self._clock.wall())
+
+    async def _report_regularly(self) -> None:
+        while True:
+            self._writer.offer(Held(None, self._report(), 1))
+            self.counters.write_latency_ns = 0
+            await asyncio.sleep(REPORT_S)
+
+
+def _quarantine(settings: CollectorSettings, file: str) -> Quarantine:
+    directory = Path(settings.collector.state_dir)
+    quarantine = Quarantine(directory, settings.collector.id, int(settings.limits.quarantine_bytes))
+    try:
+        quarantine.prepare()
+    except OSError as problem:
+        raise SettingsError(
+            file,
+            "collector.state_dir",
+            f"cannot write {problem.filename or directory}: {problem.strerror}",
+            "a directory that this user can write, for the lines that the sink rejects",
+        ) from None
+    return quarantine
+
+
+def _warn_of_small_batches(limits: LimitsTable, file: str) -> None:
+    usual = LimitsTable().batch_bytes
+    if limits.batch_bytes < usual:
+        log.warning(
+            "%s: limits.batch_bytes is %s: agents may send %s, and what is larger ends in quarantine",
+            file,
+            limits.batch_bytes,
+            usual,
+        )

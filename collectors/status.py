@@ -1,0 +1,75 @@
+"""Agents' status messages in, `event` lines out, one for each real change; pure.
+
+Every collector sees every status (a shared subscription is told nothing about the retained ones), so all of
+them write the event. They write the *same* point: its time is the second in which the status arrived plus a
+number made of its content, and the same tags and time are one point, however often it is written.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+from probe.clock import SECOND
+from probe.telemetry import lines, schema, topics
+
+MAX_BYTES = 4096
+MAX_AGENTS = 10_000
+
+
+class StatusBook:
+    """The last known state of every agent, at most `MAX_AGENTS` of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, int | str]] = {}
+
+    def change(self, topic: str, payload: bytes, *, retained: bool, now_ns: int) -> bytes | None:
+        """The event line that a status message amounts to, or None; `now_ns`: wall clock.
+
+        What is no status is ignored. A retained status of an agent that was not known yet is no change. The
+        same state with another `since` is one: the agent was away in between.
+        """
+        agent = topics.parse_status(topic)
+        state = _state(payload)
+        if agent is None or state is None:
+            return None
+        before = self._known.get(agent)
+        if before is None and len(self._known) >= MAX_AGENTS:
+            return None
+        self._known[agent] = state
+        if before == state or (before is None and retained):
+            return None
+        if before is not None and before[0] == state[0] == "offline":
+            return None
+        text, since = state
+        again = " again" if before is not None and before[0] == text else ""
+        detail = json.dumps({"state": text, "since": since, "version": _version(payload)})
+        series = lines.series_text(schema.EVENT.name, {"agent": agent, "kind": "agent"})
+        time_ns = now_ns // SECOND * SECOND + zlib.crc32(f"{text} {since}".encode()) % SECOND
+        return lines.join(
+            [lines.encode(series, {"text": f"agent is {text}{again}", "detail": detail}, time_ns)]
+        )
+
+
+def _state(payload: bytes) -> tuple[str, int | str] | None:
+    """(`online` or `offline`, since when) of a status message; None where it is none."""
+    document = _document(payload)
+    state = document.get("state")
+    if state not in ("online", "offline"):
+        return None
+    since = document.get("since")
+    return str(state), since if isinstance(since, int) and abs(since) < 1 << 63 else str(since or "")[:64]
+
+
+def _version(payload: bytes) -> str:
+    return str(_document(payload).get("version", ""))[:64]
+
+
+def _document(payload: bytes) -> dict[str, object]:
+    if len(payload) > MAX_BYTES:
+        return {}
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
