@@ -15,8 +15,8 @@ _HEAD = """\
 
 Every batch is Influx line protocol. Every line carries the tag `agent`, which stands first, and `site` where
 the agent has one; a tag without a value is left out. Timestamps are integer ns since the epoch. Durations are
-integer ns and end in `_ns`, ratios are floats from 0 to 1, counts are integers. **A field that has no value is
-absent, never 0**: a window in which nothing came back has no round-trip time.
+integer ns and end in `_ns`, ratios are floats from 0 to 1, counts are integers. **A field that has no value
+is absent, never 0**: a window in which nothing came back has no round-trip time.
 
 Points with the same measurement, tags and timestamp are the same point, so writing one twice is harmless.
 """
