@@ -90,10 +90,20 @@ class Channel:
         self._header = 20 if v4 and probe_socket.raw else 0
         self._token = int(np.frombuffer(token, "u8")[0])
         self._token_bytes = token
+        self._siblings = np.zeros(0, np.uint64)
         self._writer = icmp.EchoWriter(probe_socket.rows, token, self._request, v4 and probe_socket.raw)
         self._dues: list[int] = []
         self._at = 0  # how much of the plan has left
         self.unread = 0  # probes sent since the queues were last emptied
+
+    @property
+    def token(self) -> int:
+        """The secret in this channel's probes, as an integer in host order."""
+        return self._token
+
+    def know(self, siblings: list[Channel]) -> None:
+        """Tell whose replies a raw socket also sees: a packet of another channel of this agent is not foreign."""
+        self._siblings = np.array([channel.token for channel in siblings if channel is not self], np.uint64)
 
     def next_due(self) -> int:
         """When this channel has to send next (monotonic ns)."""
@@ -168,7 +178,10 @@ class Channel:
         good = (echo["type"] == self._reply) & (echo["token"] == self._token) & (replies.length >= self._header + icmp.HEADER)
         numbers = echo["number"].astype(np.int64)
         if not good.all():
-            for i in np.flatnonzero(~good):
+            strange = ~good
+            if len(self._siblings):
+                strange &= (echo["type"] != self._reply) | ~np.isin(echo["token"], self._siblings)
+            for i in np.flatnonzero(strange):
                 self._unexpected(replies, int(i))
             numbers, stamps = numbers[good], stamps[good]
         known = self.ledger.answered(numbers, stamps, now)
@@ -197,6 +210,8 @@ class Channel:
             return
         if error.token == self._token_bytes and error.number is not None:
             self.ledger.failed(error.number, error.local)
+            return
+        if error.token is not None and np.frombuffer(error.token, "u8")[0] in self._siblings:
             return
         number = self.ledger.find(error.sequence)
         if number >= 0:

@@ -119,35 +119,42 @@ class IcmpError:
     token: bytes | None
     number: int | None
     destination: bytes  # the quoted packet's destination address, 4 or 16 bytes; empty where unknown
+    local: bool  # whoever sent the probe sent the error too: this host could not deliver it
 
 
 def parse_error4(packet: bytes) -> IcmpError | None:
     """The error in an IPv4 packet (IP header first), or None where it is malformed or quotes no echo request.
 
-        IP header | type code checksum(2) unused(4) | quoted IP header | quoted ICMP: at least 8 bytes
+    IP header | type code checksum(2) unused(4) | quoted IP header | quoted ICMP: at least 8 bytes
     """
     outer = (packet[0] & 0xF) * 4 if packet else 0
     quoted = packet[outer + 8 :]
     if outer < 20 or len(quoted) < 28 or quoted[0] >> 4 != 4 or quoted[9] != 1:
         return None
     inner = (quoted[0] & 0xF) * 4
-    return _quoted_echo(packet[outer], packet[outer + 1], quoted[inner:], ECHO_REQUEST, quoted[16:20]) if inner >= 20 else None
+    if inner < 20:
+        return None
+    local = packet[12:16] == quoted[12:16]
+    return _quoted_echo(packet[outer], packet[outer + 1], quoted[inner:], ECHO_REQUEST, quoted[16:20], local)
 
 
-def parse_error6(packet: bytes) -> IcmpError | None:
-    """The error in an ICMPv6 message (no IP header), or None. Extension headers in the quote are not followed."""
+def parse_error6(packet: bytes, source: bytes) -> IcmpError | None:
+    """The error in an ICMPv6 message (no IP header) from `source`, or None. Quoted extension headers are not followed."""
     quoted = packet[8:]
     if len(quoted) < 48 or quoted[0] >> 4 != 6 or quoted[6] != 58:
         return None
-    return _quoted_echo(packet[0], packet[1], quoted[40:], ECHO6_REQUEST, quoted[24:40])
+    local = source == quoted[8:24]
+    return _quoted_echo(packet[0], packet[1], quoted[40:], ECHO6_REQUEST, quoted[24:40], local)
 
 
-def parse_quoted(error_type: int, code: int, quoted: bytes, request: int) -> IcmpError | None:
+def parse_quoted(error_type: int, code: int, quoted: bytes, request: int, local: bool) -> IcmpError | None:
     """The error that a ping socket's error queue reports: `quoted` is our own ICMP message, perhaps cut short."""
-    return _quoted_echo(error_type, code, quoted, request, b"")
+    return _quoted_echo(error_type, code, quoted, request, b"", local)
 
 
-def _quoted_echo(error_type: int, code: int, echo: bytes, request: int, destination: bytes) -> IcmpError | None:
+def _quoted_echo(
+    error_type: int, code: int, echo: bytes, request: int, destination: bytes, local: bool
+) -> IcmpError | None:
     if len(echo) < 8 or echo[0] != request or echo[1] != 0:
         return None
     whole = len(echo) >= HEADER
@@ -159,4 +166,5 @@ def _quoted_echo(error_type: int, code: int, echo: bytes, request: int, destinat
         echo[8:16] if whole else None,
         int.from_bytes(echo[16:24], "big") if whole else None,
         destination,
+        local,
     )

@@ -1,0 +1,203 @@
+"""A settings file in, what works and what does not out: one finding a part, each with its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import secrets
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from probe.clock import SystemClock
+from probe.errors import ColoprobeError, PrivilegeError, SettingsError, SocketError
+from probe.host.clock import clock_state
+from probe.settings import AgentSettings, CollectorSettings, MqttTable, load_agent, load_collector, read_secret
+from probe.text import duration
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GET_TS_INFO = 0x41
+_TX_HARDWARE, _TX_SOFTWARE, _RX_HARDWARE, _RX_SOFTWARE = 1, 2, 4, 8
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one part; `remedy` is what to do where `state` is not ok."""
+
+    part: str
+    state: Literal["ok", "warning", "failed"]
+    text: str
+    remedy: str = ""
+
+
+OpenSink = Callable[[CollectorSettings, str, Any], Any]
+
+
+def check(file: Path, as_json: bool, out: TextIO, open_sink: OpenSink | None) -> int:
+    """Check agent.toml or collector.toml, told apart by their tables. Returns 0, or 1 where something failed.
+
+    Raises: SettingsError where the file is wrong.
+    """
+    failed = False
+    for finding in _findings(file, open_sink):
+        failed |= finding.state == "failed"
+        if as_json:
+            print(json.dumps({k: v for k, v in asdict(finding).items() if v}), file=out, flush=True)
+        else:
+            print(f"{finding.state:8}{finding.part}: {finding.text}", file=out)
+            if finding.remedy:
+                print(f"{'':8}-> {finding.remedy}", file=out, flush=True)
+    return 1 if failed else 0
+
+
+def _findings(file: Path, open_sink: OpenSink | None) -> Iterator[Finding]:
+    if _is_collector(file):
+        collector = load_collector(file)
+        yield Finding("settings", "ok", f"{file}: collector {collector.collector.id}")
+        yield _writable("collector.state_dir", collector.collector.state_dir)
+        yield _broker(collector.mqtt, collector.collector.id, str(file))
+        yield _sink(collector, str(file), open_sink)
+        return
+    agent = load_agent(file)
+    yield Finding("settings", "ok", f"{file}: agent {agent.agent.id}, {len(agent.target)} targets")
+    yield from _sockets()
+    yield from _interfaces()
+    yield _clock()
+    yield from _names(agent)
+    yield _writable("agent.state_dir", agent.agent.state_dir)
+    yield _broker(agent.mqtt, agent.agent.id, str(file))
+
+
+def _is_collector(file: Path) -> bool:
+    import tomllib
+
+    try:
+        return "collector" in tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False  # loading it as an agent's file says what is wrong
+
+
+def _sockets() -> Iterator[Finding]:
+    from probe.sockets.opening import SocketOptions, kernel_takes_ids, open_icmp
+
+    for family, name in ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6")):
+        try:
+            opened = open_icmp(SocketOptions(family))
+        except PrivilegeError as problem:
+            yield Finding(f"sockets {name}", "failed", "neither raw nor ping sockets are allowed", str(problem))
+        except SocketError as problem:
+            yield Finding(f"sockets {name}", "warning", str(problem), "targets of this family cannot be measured")
+        else:
+            kind = "raw socket (CAP_NET_RAW)" if opened.raw else "unprivileged ping socket"
+            ids = "own TX stamp ids" if kernel_takes_ids() else "the kernel's TX stamp counter"
+            opened.close()
+            yield Finding(f"sockets {name}", "ok", f"{kind}, kernel stamps both ways, {ids}")
+
+
+def _interfaces() -> Iterator[Finding]:
+    for _, name in socket.if_nameindex():
+        flags = _timestamping(name)
+        part = f"timestamping {name}"
+        if flags is None:
+            yield Finding(part, "warning", "the driver does not say", "receive stamps are taken in any case")
+            continue
+        hardware = flags & _TX_HARDWARE and flags & _RX_HARDWARE
+        if flags & _TX_SOFTWARE or hardware:
+            yield Finding(part, "ok", "kernel stamps" + (", hardware stamps available" if hardware else ""))
+        else:
+            remedy = "round-trip times through it include the way from our send call to the driver (field unstamped)"
+            yield Finding(part, "warning", "the driver takes no TX stamps", remedy)
+
+
+def _timestamping(interface: str) -> int | None:
+    """so_timestamping flags of ethtool's get_ts_info (struct ethtool_ts_info); None where the driver has none."""
+    import array
+
+    info = array.array("B", struct.pack("=I40x", _ETHTOOL_GET_TS_INFO))
+    request = struct.pack("16sP16x", interface.encode(), info.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        try:
+            fcntl.ioctl(handle.fileno(), _SIOCETHTOOL, request)
+        except OSError:
+            return None
+    return int(struct.unpack_from("=II", info.tobytes())[1])
+
+
+def _clock() -> Finding:
+    state = clock_state()
+    if state.synchronised:
+        return Finding("clock", "ok", f"synchronised, error at most {duration(state.error_ns)}")
+    remedy = "run chrony or ptp4l; round-trip times are right all the same, only window times may be off"
+    return Finding("clock", "warning", "the kernel does not call the wall clock synchronised", remedy)
+
+
+def _names(agent: AgentSettings) -> Iterator[Finding]:
+    from probe.targets import resolve
+
+    for target in agent.target:
+        try:
+            address = resolve(target.address)
+        except ColoprobeError as problem:
+            yield Finding(f"target {target.name}", "failed", str(problem), "correct the address; the agent retries it every 30 s")
+        else:
+            yield Finding(f"target {target.name}", "ok", f"{target.address} is {address.text}")
+
+
+def _writable(key: str, directory: str) -> Finding:
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        trial = path / f".check-{secrets.token_hex(4)}"
+        trial.write_bytes(b"")
+        trial.unlink()
+    except OSError as problem:
+        return Finding(key, "failed", f"{directory}: {problem.strerror}", "a directory that this user can write")
+    return Finding(key, "ok", f"{directory} can be written")
+
+
+def _broker(mqtt: MqttTable, identity: str, file: str) -> Finding:
+    from probe.telemetry.mqtt import connect
+
+    async def trial(password: str | None) -> None:
+        client = f"{identity}-check-{secrets.token_hex(4)}"
+        async with connect(mqtt, client_id=client, username=mqtt.username or identity, password=password):
+            return
+
+    try:
+        password = read_secret(mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", file, "mqtt.password_file")
+        asyncio.run(asyncio.wait_for(trial(password), _TIMEOUT_S))
+    except SettingsError as problem:
+        return Finding("broker", "failed", str(problem), f"{problem.key}: {problem.allowed}")
+    except ColoprobeError as problem:
+        return Finding("broker", "failed", f"{mqtt.url}: {problem}", "start the broker, or correct [mqtt]")
+    except TimeoutError:
+        return Finding("broker", "failed", f"{mqtt.url}: no answer in {_TIMEOUT_S:.0f} s", "check mqtt.url and the firewall")
+    return Finding("broker", "ok", f"{mqtt.url} takes us")
+
+
+def _sink(settings: CollectorSettings, file: str, open_sink: OpenSink | None) -> Finding:
+    if open_sink is None:
+        remedy = "pip install 'coloprobe[collector]'"
+        return Finding("influx", "failed", "the collector's parts are not installed", remedy)
+
+    async def trial() -> None:
+        sink = open_sink(settings, file, SystemClock())
+        try:
+            await sink.check()
+        finally:
+            await sink.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(trial(), _TIMEOUT_S + settings.influx.timeout.seconds))
+    except SettingsError as problem:
+        return Finding("influx", "failed", str(problem), f"{problem.key}: {problem.allowed}")
+    except ColoprobeError as problem:
+        return Finding("influx", "failed", f"{settings.influx.url}: {problem}", "start InfluxDB, or correct [influx]")
+    except TimeoutError:
+        return Finding("influx", "failed", f"{settings.influx.url}: no answer", "check influx.url and the firewall")
+    return Finding("influx", "ok", f"{settings.influx.url} takes us ({settings.influx.api})")

@@ -1,0 +1,248 @@
+"""Command line in, one call out: parse, load settings, call; no logic. Every command imports what it needs, late."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from probe import __version__
+from probe.errors import ColoprobeError, UsageError
+from probe.units import Duration
+
+Handler = Callable[[argparse.Namespace], int]
+
+# numpy's linear algebra would start a thread a core that this program never uses.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0 done, 1 it failed, 2 usage or settings are wrong."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    handler: Handler = arguments.handler
+    try:
+        return handler(arguments)
+    except ColoprobeError as problem:
+        print(f"coloprobe: {problem}", file=sys.stderr)
+        return problem.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): not an error, and nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, also what shell completion is made from."""
+    root = argparse.ArgumentParser(
+        prog="coloprobe",
+        description="Packet loss, jitter and round-trip latency to exchange gateways, with the kernel's timestamps.",
+        epilog="Start here: coloprobe up 192.0.2.10   (then open the address it prints)",
+    )
+    root.add_argument("--version", action="version", version=f"coloprobe {__version__}")
+    root.add_argument("-v", "--verbose", action="store_true", help="log details to stderr")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    up = _command(
+        commands,
+        "up",
+        _up,
+        "measure, store and show, all in one process on embedded parts",
+        "coloprobe up 192.0.2.10 gateway.example --board 0.0.0.0:8080",
+    )
+    up.add_argument(
+        "target", nargs="*", metavar="TARGET", help="host or icmp://host (default: loopback and the default gateway)"
+    )
+    up.add_argument("--board", default="127.0.0.1:8080", metavar="HOST:PORT", help="where the web board listens (%(default)s)")
+    up.add_argument(
+        "--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="where other hosts' agents may send (%(default)s)"
+    )
+    _state(up)
+    up.add_argument("--interval", type=_duration, default=Duration.parse("100ms"), help="between two probes of a target (100ms)")
+    up.add_argument("--for", dest="lasting", type=_duration, metavar="DURATION", help="end after this long, for example 60s")
+
+    agent = _command(commands, "agent", _agent, "the agent: measure and send", "coloprobe agent -c /etc/coloprobe/agent.toml")
+    _settings(agent)
+
+    collect = _command(
+        commands,
+        "collect",
+        _collect,
+        "a collector: MQTT in, InfluxDB out, acknowledgements back",
+        "coloprobe collect -c /etc/coloprobe/collector.toml",
+    )
+    _settings(collect)
+
+    ping = _command(
+        commands, "ping", _ping, "one target, live, each probe kernel-stamped", "coloprobe ping 192.0.2.10 -c 100 -i 10ms"
+    )
+    ping.add_argument("target", metavar="TARGET", help="host or icmp://host")
+    ping.add_argument("-c", "--count", type=_count, metavar="N", help="stop after N probes (default: until interrupted)")
+    ping.add_argument("-i", "--interval", type=_interval, default=Duration.parse("1s"), help="between probes: 10ms, or seconds (1s)")
+    ping.add_argument("-W", "--timeout", type=_interval, default=Duration.parse("1s"), help="a reply later than this is late (1s)")
+    ping.add_argument("-s", "--size", type=_size, default=64, metavar="BYTES", help="IP payload, 24 to 8972 (%(default)s)")
+    ping.add_argument("--dscp", type=_dscp, default=0, metavar="N", help="0 to 63 (%(default)s)")
+    which = ping.add_mutually_exclusive_group()
+    which.add_argument("-4", dest="family", action="store_const", const=2, help="IPv4 only")
+    which.add_argument("-6", dest="family", action="store_const", const=10, help="IPv6 only")
+    ping.add_argument("-q", "--quiet", action="store_true", help="the summary only")
+    ping.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    show = _command(commands, "show", _show, "what the embedded store holds", "coloprobe show --last 15m --json")
+    _state(show)
+    show.add_argument("--json", action="store_true", help="every stored point as one JSON object a line")
+    show.add_argument("--last", type=_duration, default=Duration.parse("1h"), help="how far back (1h)")
+
+    check = _command(
+        commands,
+        "check",
+        _check,
+        "what works, what does not, and what to do about it",
+        "coloprobe check -c /etc/coloprobe/agent.toml",
+    )
+    _settings(check)
+    check.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    completion = _command(
+        commands, "completion", _completion, "print a shell's completion script", 'eval "$(coloprobe completion bash)"'
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    return root
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, handler: Handler, does: str, example: str
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".", epilog=f"Example: {example}")
+    made.set_defaults(handler=handler)
+    return made
+
+
+def _settings(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="settings (TOML)")
+    option.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]
+
+
+def _state(command: argparse.ArgumentParser) -> None:
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+    command.add_argument(
+        "--state", type=Path, default=home / "coloprobe", metavar="DIR", help="where measurements are kept (%(default)s)"
+    )
+
+
+def _duration(text: str) -> Duration:
+    try:
+        value = Duration.parse(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not longer than 0")
+    return value
+
+
+def _interval(text: str) -> Duration:
+    """As ping(8): a bare number is seconds."""
+    return _duration(text if text[-1:].isalpha() else f"{text}s")
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+_count, _size, _dscp = _whole(1, 1_000_000_000), _whole(24, 8972), _whole(0, 63)
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from probe.up import up
+
+    try:
+        from collectors.station import station
+    except ModuleNotFoundError as missing:
+        from probe.errors import MissingPartError
+
+        raise MissingPartError(f"the board (Python module {missing.name})", "up") from None
+    return up(
+        arguments.target,
+        station=station,
+        board=arguments.board,
+        broker=arguments.broker,
+        state_dir=arguments.state,
+        interval=arguments.interval,
+        lasting=arguments.lasting,
+    )
+
+
+def _agent(arguments: argparse.Namespace) -> int:
+    from probe.agent import run_agent
+
+    return run_agent(arguments.config)
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    from collectors.collector import main as collect
+
+    return collect(arguments.config)
+
+
+def _ping(arguments: argparse.Namespace) -> int:
+    from probe.ping import PingOptions, ping
+    from probe.settings import MIN_INTERVAL
+    from probe.targets import parse_target
+
+    if arguments.interval < MIN_INTERVAL:
+        raise UsageError(f"-i {arguments.interval} is too short (allowed: {MIN_INTERVAL} or longer)")
+    return ping(
+        PingOptions(
+            parse_target(arguments.target),
+            arguments.count,
+            arguments.interval,
+            arguments.timeout,
+            arguments.size,
+            arguments.dscp,
+            arguments.family or 0,
+            arguments.json,
+            arguments.quiet,
+        )
+    )
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from collectors.show import show
+
+    show(arguments.state, int(arguments.last), arguments.json, sys.stdout)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from probe.check import check
+
+    try:
+        from collectors.sinks.influx import open_sink
+    except ModuleNotFoundError:
+        return check(arguments.config, arguments.json, sys.stdout, None)
+    return check(arguments.config, arguments.json, sys.stdout, open_sink)
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(parser(), arguments.shell))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Targets of a settings file in, an engine with open sockets out; names that do not resolve yet are set aside."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.clock import SECOND, Clock
+from probe.engine.channel import Channel, Flow
+from probe.engine.engine import Engine, Notice
+from probe.engine.samples import Cut
+from probe.engine.schedule import Schedule
+from probe.errors import PrivilegeError, ResolveError, SocketError
+from probe.settings import AgentSettings, Target
+from probe.sockets.opening import SocketOptions, open_icmp
+from probe.targets import Address, resolve
+from probe.telemetry.lines import series_text
+
+_CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct ICMP identifiers
+_JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A target that is not measured now, and why."""
+
+    target: Target
+    reason: str
+
+
+@dataclass
+class Measurement:
+    """One engine and what its flow indices stand for."""
+
+    engine: Engine
+    tags: list[Mapping[str, str]]  # per flow
+    series: list[str]  # per flow: measurement and tags of its `probe` line
+    unmeasured: list[Unmeasured]
+
+    @property
+    def flows(self) -> int:
+        return len(self.tags)
+
+    def counters(self) -> dict[str, int]:
+        """What the sockets saw, summed over all of them."""
+        channels = self.engine.channels
+        return {
+            "socket_drops": sum(channel.socket.drops() for channel in channels),
+            "foreign_packets": sum(channel.counters.foreign + channel.ledger.forgotten for channel in channels),
+            "skipped": sum(channel.counters.skipped for channel in channels),
+            "late_ticks": self.engine.counters.late_ticks,
+            "stalls": self.engine.counters.stalls,
+            "clock_steps": self.engine.counters.clock_steps,
+        }
+
+
+def tags_of(settings: AgentSettings, target: Target) -> dict[str, str]:
+    """The tags of a target's points."""
+    return {
+        "agent": settings.agent.id,
+        "site": settings.agent.site,
+        "target": target.name,
+        "venue": target.venue,
+        "line": target.line,
+        "kind": target.kind,
+        "dscp": str(target.dscp),
+    }
+
+
+def build(
+    settings: AgentSettings,
+    clock: Clock,
+    on_cut: Callable[[Cut], None],
+    on_notice: Callable[[Notice], None],
+) -> Measurement:
+    """Resolve every target, open the sockets that they need, and plan their probes.
+
+    Raises: PrivilegeError where the kernel allows no probe socket at all.
+    """
+    unmeasured: list[Unmeasured] = []
+    groups: dict[tuple[int, int, bool], list[tuple[Target, Address]]] = {}
+    for target in settings.target:
+        try:
+            address = resolve(target.address)
+        except ResolveError as problem:
+            unmeasured.append(Unmeasured(target, str(problem)))
+            continue
+        groups.setdefault((address.family, target.dscp, target.size > _JUMBO), []).append((target, address))
+    opened = []
+    for (family, dscp, _), members in groups.items():
+        for at in range(0, len(members), _CHANNEL_FLOWS):
+            part = members[at : at + _CHANNEL_FLOWS]
+            size = max(target.size for target, _ in part)
+            try:
+                options = SocketOptions(family, dscp, size, int(settings.engine.receive_buffer))
+                opened.append((open_icmp(options), part))
+            except PrivilegeError:
+                raise
+            except SocketError as problem:
+                unmeasured.extend(Unmeasured(target, str(problem)) for target, _ in part)
+    flows = sum(len(part) for _, part in opened)
+    rng = np.random.default_rng()
+    start = clock.mono() + 20_000_000
+    channels = []
+    measured: list[Target] = []
+    next_id = {family: secrets.randbelow(1 << 16) for family in (socket.AF_INET, socket.AF_INET6)}
+    for probe_socket, part in opened:
+        intervals = [int(target.interval) for target, _ in part]
+        schedule = Schedule(intervals, [target.schedule == "poisson" for target, _ in part], start, rng)
+        members = [
+            Flow(len(measured) + i, address.sockaddr, target.size) for i, (target, address) in enumerate(part)
+        ]
+        measured.extend(target for target, _ in part)
+        # A window, the timeout after it, and what a late tick or a second of backlog adds.
+        span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND
+        capacity = int(sum(span / interval + 2 for interval in intervals)) + 1024
+        base = next_id[probe_socket.family]
+        next_id[probe_socket.family] += len(members)
+        channels.append(
+            Channel(
+                probe_socket,
+                members,
+                schedule,
+                capacity=capacity,
+                all_flows=flows,
+                token=secrets.token_bytes(8),
+                base_id=base,
+            )
+        )
+    for channel in channels:
+        channel.know([other for other in channels if other.socket.family == channel.socket.family])
+    engine = Engine(
+        channels,
+        clock,
+        window=int(settings.window.length),
+        timeout=int(settings.window.timeout),
+        tick=int(settings.engine.tick),
+        flows=flows,
+        on_cut=on_cut,
+        on_notice=on_notice,
+    )
+    tags = [tags_of(settings, target) for target in measured]
+    return Measurement(engine, list(tags), [series_text("probe", t) for t in tags], unmeasured)

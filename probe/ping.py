@@ -1,0 +1,258 @@
+"""One target in, a live line (or JSON object) for every probe and a summary at the end out: `coloprobe ping`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TextIO
+
+import numpy as np
+
+from probe.clock import MILLISECOND, SECOND, Clock, SystemClock
+from probe.engine.channel import Channel, Flow
+from probe.engine.engine import Engine, Notice
+from probe.engine.samples import ERROR, LOCAL, REFUSED, SKIPPED, Cut, Samples, Strays
+from probe.engine.schedule import Schedule
+from probe.sockets import abi
+from probe.sockets.opening import SocketOptions, open_icmp
+from probe.sockets.privileges import drop_privileges
+from probe.targets import Address, resolve
+from probe.telemetry.points import probe_fields
+from probe.text import duration
+from probe.windows.summary import Summaries, summarise
+
+_KEEP = 1 << 22  # probes that the final summary looks at; the oldest go first
+
+
+@dataclass(frozen=True)
+class PingOptions:
+    """What the command line asked for; times in ns, `count` None: until interrupted."""
+
+    host: str
+    count: int | None = None
+    interval: int = SECOND
+    timeout: int = SECOND
+    size: int = 64
+    dscp: int = 0
+    family: int = 0
+    as_json: bool = False
+    quiet: bool = False
+
+
+class _Counted(Schedule):
+    """A schedule that ends after `count` probes; the first is due at once."""
+
+    def __init__(self, interval: int, count: int | None, start: int) -> None:
+        super().__init__([interval], [False], start, np.random.default_rng())
+        self._next[:] = start
+        self._left = count
+
+    def earliest(self) -> int:
+        return super().earliest() if self._left is None or self._left else 1 << 62
+
+    def take(self, until: int, limit: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        flows, dues = super().take(until, limit if self._left is None else min(limit, self._left))
+        if self._left is not None:
+            self._left -= len(flows)
+        return flows, dues
+
+
+class _View:
+    """Reports what became of each probe, once, in the order of sending; late and duplicate replies as they come."""
+
+    def __init__(self, options: PingOptions, address: Address, channel: Channel, engine: Engine, out: TextIO) -> None:
+        self._options, self._address, self._out = options, address, out
+        self._ledger, self._engine = channel.ledger, engine
+        self._shown = 0
+        self._unanswered: deque[int] = deque(maxlen=4096)
+        self._repeats: dict[int, int] = {}
+
+    def update(self, now: int) -> None:
+        """Report what can be said at `now` (monotonic ns)."""
+        ledger = self._ledger
+        while self._shown < ledger.head and self._settled(self._shown, now):
+            self._shown += 1
+        for number in list(self._unanswered):
+            if ledger.rx[ledger.row(number)]:
+                self._unanswered.remove(number)
+                self._report(number, "late")
+        recent = np.arange(max(0, self._shown - 1024), self._shown)
+        rows = recent & (ledger.size - 1)
+        for number in recent[ledger.duplicates[rows] != 0].tolist():
+            seen = int(ledger.duplicates[ledger.row(number)])
+            for _ in range(seen - self._repeats.get(number, 0)):
+                self._report(number, "duplicate")
+            self._repeats[number] = seen
+
+    def done(self, count: int | None) -> bool:
+        """Whether every probe of a counted run has been reported."""
+        return count is not None and self._shown >= count
+
+    def _settled(self, number: int, now: int) -> bool:
+        ledger, row = self._ledger, self._ledger.row(number)
+        state = int(ledger.state[row])
+        if state & (REFUSED | SKIPPED | ERROR):
+            self._report(number, "error")
+        elif ledger.rx[row]:
+            late = self._rtt(row)[0] > self._options.timeout
+            self._report(number, "late" if late else "received")
+        elif now > int(ledger.sent[row]) + self._options.timeout + 20 * MILLISECOND:
+            self._report(number, "lost")
+            self._unanswered.append(number)
+        else:
+            return False
+        return True
+
+    def _rtt(self, row: int) -> tuple[int, str]:
+        ledger = self._ledger
+        sent, rx = int(ledger.tx[row]), int(ledger.rx[row])
+        if sent and not ledger.unstamped[row] and rx >= sent:
+            return rx - sent, "kernel"
+        return rx - int(ledger.sent[row]), "user"
+
+    def _report(self, number: int, outcome: str) -> None:
+        if self._options.quiet:
+            return
+        ledger, row = self._ledger, self._ledger.row(number)
+        sent = int(ledger.tx[row]) or int(ledger.sent[row])
+        answered = outcome in ("received", "late") and ledger.rx[row] != 0
+        rtt, stamp = self._rtt(row) if answered else (0, "kernel" if ledger.tx[row] else "user")
+        if self._options.as_json:
+            record: dict[str, object] = {"flow": 0, "seq": number, "sent_ns": self._engine.to_mono.wall(sent)}
+            if answered:
+                record["rtt_ns"] = rtt
+            record |= {"stamp": stamp, "outcome": outcome}
+            self._print(json.dumps(record))
+            return
+        if answered:
+            notes = "" if stamp == "kernel" else "  (no kernel timestamp)"
+            notes += "  late" if outcome == "late" else ""
+            text = f"{self._options.size} bytes from {self._address.text}: seq={number} rtt={duration(rtt)}{notes}"
+        elif outcome == "error":
+            text = f"seq={number} {self._why(int(ledger.state[row]))}"
+        else:
+            text = f"seq={number} " + ("no reply" if outcome == "lost" else "duplicate reply")
+        self._print(text)
+
+    def _why(self, state: int) -> str:
+        if state & SKIPPED:
+            return "not sent: this host was stalled"
+        if state & REFUSED:
+            return f"not sent: {abi.error_name(self._engine.channels[0].counters.last_errno)}"
+        return "not delivered: no neighbour answers for it" if state & LOCAL else "ICMP error: unreachable"
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+
+def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None = None) -> int:
+    """Probe until the count is reached or a signal comes. Returns the exit status: 0, or 1 where nothing was received.
+
+    Raises: ResolveError, PrivilegeError, SocketError.
+    """
+    clock = clock or SystemClock()
+    address = resolve(options.host, options.family)
+    socket_options = SocketOptions(address.family, options.dscp, options.size)
+    probe_socket = open_icmp(socket_options)
+    drop_privileges()
+    # Room for ten seconds and the timeout, so that a late reply still finds its probe.
+    capacity = (10 * SECOND + 4 * options.timeout) // options.interval + 2048
+    schedule = _Counted(options.interval, options.count, clock.mono() + MILLISECOND)
+    channel = Channel(
+        probe_socket,
+        [Flow(0, address.sockaddr, options.size)],
+        schedule,
+        capacity=capacity,
+        all_flows=1,
+        token=secrets.token_bytes(8),
+        base_id=secrets.randbelow(1 << 16),
+    )
+    cuts: deque[Cut] = deque()
+
+    def notice(said: Notice) -> None:
+        print(said.text, file=sys.stderr)
+
+    engine = Engine(
+        [channel],
+        clock,
+        window=10 * SECOND,
+        timeout=max(options.timeout, 2 * options.interval),
+        tick=min(MILLISECOND, options.interval),
+        flows=1,
+        on_cut=cuts.append,
+        on_notice=notice,
+        drain_every=10 * MILLISECOND,
+    )
+    view = _View(options, address, channel, engine, out)
+    if not options.as_json:
+        how = "raw socket" if probe_socket.raw else "ping socket"
+        print(f"PING {options.host} ({address.text}): {options.size} bytes of IP payload, {how}, kernel timestamps", file=out)
+    stop = _Interrupt()
+    started = clock.wall()
+    while not stop.asked and not view.done(options.count):
+        wake = engine.turn()
+        view.update(clock.mono())
+        while len(cuts) > 1 and sum(len(c.samples[0].flow) for c in cuts) > _KEEP:
+            cuts.popleft()
+        time.sleep(max(0, wake - clock.mono()) / 1e9)
+    engine.finish(time.sleep)
+    view.update(clock.mono() + options.timeout)
+    engine.close()
+    summaries = _whole(list(cuts), started, clock.wall(), options.timeout)
+    _conclude(summaries, options, out)
+    return 0 if summaries.values["received"][0] else 1
+
+
+class _Interrupt:
+    """SIGINT and SIGTERM as a flag: the summary is still printed."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+
+
+def _whole(cuts: list[Cut], start: int, end: int, timeout: int) -> Summaries:
+    """All cuts as one window."""
+    parts = [cut.samples[0] for cut in cuts]
+    names = ("flow", "due", "sent", "tx", "rx", "state", "unstamped", "duplicates")
+    columns = {name: np.concatenate([getattr(p, name)[: p.inside] for p in parts]) for name in names}
+    stamping = np.array([any(bool(p.stamping[0]) for p in parts)])
+    samples = Samples(**columns, inside=len(columns["flow"]), stamping=stamping)
+    late, duplicates, errors = (
+        sum((getattr(cut.strays, name) for cut in cuts), np.zeros(1, np.int64)) for name in ("late", "duplicates", "errors")
+    )
+    return summarise(Cut(start, end, (samples,), Strays(late, duplicates, errors)), 1, timeout)
+
+
+def _conclude(summaries: Summaries, options: PingOptions, out: TextIO) -> None:
+    fields = probe_fields(summaries, 0)
+    if options.as_json:
+        tags = {"target": options.host, "kind": "icmp", "dscp": str(options.dscp)}
+        print(json.dumps({"time": summaries.start_ns, "measurement": "probe", **tags, **fields}), file=out, flush=True)
+        return
+    if not fields:
+        print("nothing was sent", file=out)
+        return
+    loss = f"{float(fields['loss']):.2%}" if "loss" in fields else "-"
+    counts = ", ".join(f"{fields[name]} {name}" for name in ("late", "duplicates", "reordered", "errors"))
+    print(f"\n--- {options.host}: {fields['sent']} sent, {fields['received']} received, {fields['lost']} lost ({loss})", file=out)
+    print(f"    {counts}, longest loss burst {fields['loss_burst_max']}, {fields['unstamped']} without kernel stamps", file=out)
+    if "rtt_min_ns" in fields:
+        names = ("min", "p50", "p90", "p99", "p999", "max", "mean", "stddev")
+        print("rtt " + "  ".join(f"{name} {duration(int(fields[f'rtt_{name}_ns']))}" for name in names), file=out)
+    spread = []
+    if "jitter_ns" in fields:
+        spread.append(f"jitter {duration(int(fields['jitter_ns']))} (RFC 3550)")
+    if "ipdv_mean_ns" in fields:
+        spread.append(f"ipdv mean {duration(int(fields['ipdv_mean_ns']))}  p99 {duration(int(fields['ipdv_p99_ns']))} (RFC 3393)")
+    if spread:
+        print("  ".join(spread), file=out, flush=True)

@@ -1,0 +1,38 @@
+"""Closed windows in, lines out: summaries every window, histograms every longer one."""
+
+from __future__ import annotations
+
+from probe.engine.samples import Cut
+from probe.measurement import Measurement
+from probe.telemetry.points import histogram_lines, probe_lines
+from probe.windows.histogram import Histogram
+from probe.windows.summary import summarise
+
+
+class Reporter:
+    """The lines of one measurement; `histogram` and `timeout` in ns."""
+
+    def __init__(self, measurement: Measurement, histogram: int, timeout: int) -> None:
+        self._measurement = measurement
+        self._length, self._timeout = histogram, timeout
+        self._histogram = Histogram(measurement.flows)
+        self._start = 0  # of the open histogram window, wall ns
+
+    def lines(self, cut: Cut) -> list[str]:
+        """The lines that a closed window gives."""
+        ended: list[str] = []
+        if self._start and not 0 <= cut.start_ns - self._start < self._length:
+            ended = self.finish()  # the wall clock was stepped, or the host slept
+        self._start = self._start or cut.start_ns
+        summaries = summarise(cut, self._measurement.flows, self._timeout)
+        self._histogram.add(summaries.rtt_flow, summaries.rtt)
+        made = ended + probe_lines(summaries, self._measurement.series)
+        if cut.end_ns % self._length == 0:
+            made += self.finish()
+        return made
+
+    def finish(self) -> list[str]:
+        """The lines of the histogram window that is open, which ends with this."""
+        start, self._start = self._start, 0
+        buckets = self._histogram.take()
+        return histogram_lines(buckets, self._measurement.tags, start) if buckets else []

@@ -1,0 +1,90 @@
+"""Targets in, a live board out: `coloprobe up`, everything in one process on embedded parts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from probe.agent import Agent
+from probe.host.routes import default_gateways
+from probe.service import serve
+from probe.settings import AgentSettings, agent_from
+from probe.targets import parse_target
+from probe.units import Duration
+
+log = logging.getLogger(__name__)
+
+WINDOW = "2s"
+HISTOGRAM = "10s"
+
+
+class Station(Protocol):
+    """The fan-in side, once it is up."""
+
+    board_url: str
+    mqtt_url: str
+
+
+StationFactory = Callable[..., AbstractAsyncContextManager[Station]]
+
+
+def settings_for(targets: list[str], mqtt_url: str, state_dir: Path, interval: Duration) -> AgentSettings:
+    """Agent settings for TARGET arguments; without any, loopback and the default gateways."""
+    hosts = [parse_target(text) for text in targets]
+    named: list[dict[str, str]] = [{"name": host, "address": host} for host in dict.fromkeys(hosts)]
+    if not named:
+        named = [{"name": "loopback", "address": "127.0.0.1"}]
+        gateways = default_gateways()
+        named += [
+            {"name": "default-gateway" if i == 0 else f"default-gateway-{i + 1}", "address": address}
+            for i, address in enumerate(gateways)
+        ]
+    raw: dict[str, Any] = {
+        "agent": {"id": _host_id(), "state_dir": str(state_dir)},
+        "window": {"length": WINDOW, "histogram": HISTOGRAM},
+        "defaults": {"interval": str(interval)},
+        "mqtt": {"url": mqtt_url},
+        "target": named,
+    }
+    return agent_from(raw, "command line")
+
+
+def up(
+    targets: list[str],
+    *,
+    station: StationFactory,
+    board: str,
+    broker: str,
+    state_dir: Path,
+    interval: Duration,
+    lasting: Duration | None,
+) -> int:
+    """Run until a signal comes or `lasting` has passed. Returns the exit status."""
+    checked = settings_for(targets, "mqtt://127.0.0.1:1883", state_dir, interval)
+
+    async def main(stop: asyncio.Event) -> None:
+        if lasting is not None:
+            asyncio.get_running_loop().call_later(lasting.seconds, stop.set)
+        async with station(board=board, broker=broker, state_dir=state_dir) as fan_in:
+            print(f"board   {fan_in.board_url}", flush=True)
+            print(f"broker  {fan_in.mqtt_url}   (agents of other hosts may send here)", flush=True)
+            names = ", ".join(target.name for target in checked.target)
+            print(f"probing {names} every {interval}; first numbers in a few seconds; Ctrl-C ends it", flush=True)
+            agent.connect(fan_in.mqtt_url)
+            await agent.run(stop)
+
+    agent = Agent(checked, "command line")
+    agent.prepare()
+    return serve(main)
+
+
+def _host_id() -> str:
+    """This host's name as an agent's id."""
+    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")
+    return name[:63] or "host"
