@@ -139,8 +139,9 @@ class Backlog:
             self._again.extend((Job(job.batches[:middle]), Job(job.batches[middle:])))
             return []
         if job.suspect is None:
-            job.lines = [line + b"\n" for line in job.batches[0].body.split(b"\n") if line]
-            job.suspect = Suspect(job.batches[0], [])
+            lines = [line + b"\n" for line in job.batches[0].body.split(b"\n") if line]
+            self._suspects.append(Suspect(job.batches[0], [lines]))
+            return []
         if len(job.lines) > 1:
             middle = len(job.lines) // 2
             job.suspect.pieces += (job.lines[middle:], job.lines[:middle])

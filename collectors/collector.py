@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,8 +25,8 @@ from collectors.status import StatusBook
 from collectors.validate import validate
 from collectors.writer import Writer
 from probe.clock import Clock, SystemClock
-from probe.errors import BatchError, SettingsError
-from probe.settings import CollectorSettings, LimitsTable, read_secret
+from probe.errors import BatchError, ColoprobeError, SettingsError
+from probe.settings import CollectorSettings, LimitsTable, load_collector, read_secret
 from probe.telemetry import topics
 from probe.telemetry.mqtt import Message
 
@@ -42,8 +44,52 @@ async def run(
 ) -> None:
     """Collect until `stop` is set; `file` is how errors call the settings; without a `sink`, InfluxDB is it.
 
-    A broker or a sink that cannot be had is told of once and tried again. Raises: SettingsError (a secret
-    cannot be read, the state directory cannot be written), MissingPartError.
+    A broker or a sink that cannot be had is told of once and tried again. Raises: as `build`.
+    """
+    await build(settings, file, sink=sink).run(stop)
+
+
+def main(file: str | Path) -> int:
+    """`coloprobe collect`: SIGTERM or SIGINT ends it, SIGHUP has it read its settings again. Returns 0.
+
+    Raises: as `build`; a file that is wrong at SIGHUP is told of, and the old settings stay.
+    """
+    name = str(file)
+    following: list[Collector] = [build(load_collector(name), name)]
+
+    async def body() -> None:
+        stop, ending = asyncio.Event(), asyncio.Event()
+
+        def end() -> None:
+            if ending.is_set():
+                os._exit(130)  # asked twice: nothing unacknowledged is lost, and nobody wants to wait
+            ending.set()
+            stop.set()
+
+        def reload() -> None:
+            try:
+                following[:] = [build(load_collector(name), name)]
+            except ColoprobeError as problem:
+                log.error("%s (the old settings stay)", problem)
+            else:
+                stop.set()
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, end)
+        loop.add_signal_handler(signal.SIGINT, end)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        while following and not ending.is_set():
+            stop.clear()
+            await following.pop().run(stop)
+
+    asyncio.run(body())
+    return 0
+
+
+def build(settings: CollectorSettings, file: str, *, sink: Sink | None = None) -> Collector:
+    """A collector that is ready to run; nothing is connected yet.
+
+    Raises: SettingsError (a secret cannot be read, the state directory cannot be written), MissingPartError.
     """
     clock = SystemClock()
     password = read_secret(settings.mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", file, "mqtt.password_file")
@@ -53,17 +99,11 @@ async def run(
         from collectors.sinks.influx import open_sink
 
         sink = open_sink(settings, file, clock)
-    collector = Collector(settings, password, sink, quarantine, clock)
-    try:
-        await collector.run(stop)
-    finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await sink.close()
+    return Collector(settings, password, sink, quarantine, clock)
 
 
 class Collector:
-    """The stages of one collector."""
+    """The stages of one collector, to be run once."""
 
     def __init__(
         self,
@@ -77,6 +117,7 @@ class Collector:
         self._id = settings.collector.id
         self._max_batch = int(settings.limits.batch_bytes)
         self._clock = clock
+        self._sink = sink
         self._statuses = StatusBook()
         self._complained: set[tuple[str, str]] = set()
         self._stopping = False
@@ -123,6 +164,9 @@ class Collector:
             for task in (stopped, *stages):
                 task.cancel()
             await asyncio.gather(stopped, *stages, return_exceptions=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._sink.close()
 
     def receive(self, message: Message) -> None:
         """Take one message from the broker: a batch or a status. Never raises, whatever it holds."""

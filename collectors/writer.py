@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from collectors.backlog import Backlog, Held, Job
+from collectors.backlog import Backlog, Held, Job, Suspect
 from collectors.quarantine import Quarantine
 from collectors.report import Counters
 from collectors.sinks import Sink
@@ -113,33 +113,35 @@ class Writer:
         except SinkRefused as problem:
             await self._refused(job, problem)
         except (SinkTooLarge, SinkRejected) as problem:
-            try:
-                alike = await self._rejects_everything(job, problem)
-            except SinkUnavailable as other:
-                await self._unavailable(job, other)
-            except SinkRefused as other:
-                await self._refused(job, other)
+            if job.is_one_line and job.suspect and not job.suspect.vetted:
+                await self._vet(job, job.suspect, problem)
             else:
-                if alike:
-                    await self._refused(
-                        job, SinkRefused(f"the collector's own line is rejected as well: {problem}")
-                    )
-                else:
-                    self._recovered()
-                    finished = self._backlog.split(job, str(problem))
+                finished = self._backlog.split(job, str(problem))
         for held in finished:
             await self._finish(held)
 
-    async def _rejects_everything(self, job: Job, problem: SinkError) -> bool:
-        """Whether the sink says the same of a line that is known to be good; asked once a suspect."""
-        if not job.is_one_line or job.suspect is None or job.suspect.vetted:
-            return False
+    async def _vet(self, job: Job, suspect: Suspect, problem: SinkError) -> None:
+        """Before a line is blamed: does the sink say the same of one that is known to be good?
+
+        If not, the line gets one more chance, because the sink may have recovered between the two.
+        """
         try:
             await self._sink.write(self._known_good())
+        except SinkUnavailable as other:
+            await self._unavailable(job, other)
+            return
+        except SinkRefused as other:
+            await self._refused(job, other)
+            return
         except (SinkTooLarge, SinkRejected) as other:
-            return str(other) == str(problem)
-        job.suspect.vetted = True
-        return False
+            if str(other) == str(problem):
+                everything = SinkRefused(f"the collector's own line is rejected as well: {problem}")
+                await self._refused(job, everything)
+                return
+        else:
+            self._recovered()
+        suspect.vetted = True
+        self._backlog.put_back(job)
 
     async def _unavailable(self, job: Job, problem: SinkUnavailable) -> None:
         self._counters.retries += 1

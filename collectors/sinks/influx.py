@@ -7,6 +7,7 @@ The bodies are compressed with gzip level 1, which is 4 times faster than the de
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib
 import sys
 import threading
@@ -85,14 +86,14 @@ class _Http:
             status, headers, said = self._post(packed)
         except urllib3.exceptions.SSLError as failure:
             raise SinkRefused(f"no TLS: {failure}; {self._file}: see influx.url") from None
-        except urllib3.exceptions.TimeoutError:
-            raise SinkUnavailable(
-                f"no answer in time; {self._file}: see influx.url, influx.timeout"
-            ) from None
-        except urllib3.exceptions.NewConnectionError as failure:
+        except urllib3.exceptions.NewConnectionError as failure:  # to urllib3 a kind of timeout
             text = str(failure).rpartition(": ")[2]
             raise SinkUnavailable(
                 f"cannot connect: {text}; is it running? {self._file}: see influx.url"
+            ) from None
+        except urllib3.exceptions.TimeoutError:
+            raise SinkUnavailable(
+                f"no answer in time; {self._file}: see influx.url, influx.timeout"
             ) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as failure:
             raise SinkUnavailable(f"the write failed: {failure}; {self._file}: see influx.url") from None
@@ -135,7 +136,9 @@ class InfluxV1(_Http):
         self._target = f"{self._url}/write?{urlencode(query)}"
         self._headers = {"Content-Encoding": "gzip", "Content-Type": "text/plain; charset=utf-8"}
         if influx.username:
-            self._headers |= urllib3.make_headers(basic_auth=f"{influx.username}:{password or ''}")
+            # urllib3 would encode it as Latin-1; InfluxDB compares UTF-8.
+            basic = base64.b64encode(f"{influx.username}:{password or ''}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {basic}"
         self._pool = urllib3.PoolManager(
             num_pools=1, maxsize=1, retries=False, timeout=urllib3.Timeout(total=influx.timeout.seconds)
         )

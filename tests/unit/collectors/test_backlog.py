@@ -1,0 +1,180 @@
+"""Which write comes next, and what becomes of those that fail: decisions without any I/O."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from collectors.backlog import GIVE_UP, GROUP_BYTES, OVERHEAD_BYTES, Backlog, Held, Job
+from probe.telemetry.topics import BatchId
+
+
+def held(number: int, *lines: bytes, agent: str = "a") -> Held:
+    body = b"".join(line + b"\n" for line in lines or (b"good",))
+    return Held(BatchId(agent, "9f2c41d0", number), body, body.count(b"\n"))
+
+
+def numbers(batches: list[Held]) -> list[int]:
+    return [batch.id.number for batch in batches if batch.id]
+
+
+def take(backlog: Backlog) -> Job:
+    job = backlog.next()
+    assert job is not None
+    return job
+
+
+def test_what_waits_is_written_in_groups_of_bounded_size() -> None:
+    backlog = Backlog(1 << 30)
+    for number in range(5):
+        assert backlog.offer(held(number, b"x" * (GROUP_BYTES * 2 // 5)))
+    groups = []
+    while job := backlog.next():
+        assert len(job.body) <= GROUP_BYTES
+        groups.append(numbers(backlog.written(job)))
+    assert groups == [[0, 1], [2, 3], [4]]
+    assert backlog.bytes == len(backlog) == 0
+
+
+def test_a_batch_larger_than_a_group_goes_alone() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(1, b"x" * (2 * GROUP_BYTES)))
+    assert numbers(take(backlog).batches) == [1]
+
+
+def test_it_holds_no_more_than_its_limit_but_always_one() -> None:
+    backlog = Backlog(3 * OVERHEAD_BYTES)
+    assert backlog.offer(held(1, b"x" * 100_000))
+    assert not backlog.offer(held(1, agent="b"))
+    backlog.written(take(backlog))
+    taken = [backlog.offer(held(1, agent=agent)) for agent in "abcd"]
+    assert taken == [True, True, False, False]
+    assert backlog.bytes <= 3 * OVERHEAD_BYTES
+
+
+def test_no_agent_takes_more_than_half() -> None:
+    backlog = Backlog(20 * OVERHEAD_BYTES)
+    taken = [backlog.offer(held(number)) for number in range(20)]
+    assert sum(taken) == 9  # 9 * (1024 + 5) <= 10 * 1024
+    assert backlog.offer(held(1, agent="b"))
+
+
+def test_it_knows_what_it_holds_until_that_is_finished() -> None:
+    backlog = Backlog(1 << 20)
+    batch = held(1)
+    backlog.offer(batch)
+    assert batch.id is not None
+    job = take(backlog)
+    assert backlog.holds(batch.id)
+    backlog.written(job)
+    assert not backlog.holds(batch.id)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_splitting_ends_with_exactly_the_bad_lines_aside(seed: int) -> None:
+    chance = random.Random(seed)
+    backlog = Backlog(1 << 30)
+    expected: dict[int, list[str]] = {}
+    for number in range(1, 12):
+        lines = [
+            b"%s %d" % (chance.choice([b"good"] * 5 + [b"bad"]), n) for n in range(chance.randrange(1, 30))
+        ]
+        expected[number] = [line.decode() for line in lines if line.startswith(b"bad")]
+        backlog.offer(held(number, *lines))
+    written: list[bytes] = []
+    finished: list[Held] = []
+    while job := backlog.next():
+        if b"bad" in job.body:
+            finished += backlog.split(job, "says the sink")
+        else:
+            written += job.body.split(b"\n")[:-1]
+            finished += backlog.written(job)
+    assert sorted(numbers(finished)) == list(range(1, 12))
+    for batch in finished:
+        assert batch.id is not None
+        assert [entry.content for entry in batch.aside] == expected[batch.id.number]
+        assert {entry.reason for entry in batch.aside} <= {"says the sink"}
+    assert len(written) == sum(batch.count for batch in finished)
+    assert backlog.bytes == len(backlog) == 0
+
+
+def test_a_batch_of_bad_lines_takes_turns_with_the_others() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(1, *[b"bad %d" % n for n in range(200)], agent="hostile"))
+    backlog.split(take(backlog), "no")
+    for number in range(20):
+        backlog.offer(held(number, b"x" * GROUP_BYTES))  # a group each
+    writes = 0
+    honest = 0
+    while honest < 20:
+        job = take(backlog)
+        writes += 1
+        if job.suspect:
+            backlog.split(job, "no")
+        else:
+            honest += len(backlog.written(job))
+    assert writes <= 41
+
+
+def test_what_cannot_be_written_now_is_put_back_whole() -> None:
+    backlog = Backlog(1 << 30)
+    for number in (1, 2):
+        backlog.offer(held(number, b"bad", b"good"))
+    before = backlog.bytes
+    for _ in range(50):
+        assert backlog.failed(take(backlog)) == []
+    assert backlog.bytes == before
+    job = take(backlog)
+    assert numbers(job.batches) == [1, 2]
+    backlog.split(job, "")
+    job = take(backlog)
+    backlog.split(job, "")  # now lines of one batch
+    while (job := take(backlog)).suspect is None:
+        backlog.put_back(job)
+    backlog.put_back(job)
+    finished: list[Held] = []
+    while waiting := backlog.next():
+        finished += backlog.split(waiting, "no") if b"bad" in waiting.body else backlog.written(waiting)
+    assert sorted(numbers(finished)) == [1, 2]
+    assert [len(batch.aside) for batch in finished] == [1, 1]
+
+
+def test_a_batch_that_fails_while_others_go_through_is_dropped_and_they_are_not() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(1, b"poison"))
+    backlog.offer(held(2))
+    dropped: list[int] = []
+    written: list[int] = []
+    for number in range(3, 200):
+        job = take(backlog)
+        if b"poison" in job.body:
+            dropped += numbers(backlog.failed(job))
+        else:
+            written += numbers(backlog.written(job))
+        backlog.offer(held(number))
+    assert dropped == [1]
+    assert {2, 3, 4, 5} <= set(written)
+
+
+def test_a_suspect_that_keeps_failing_is_dropped_too() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(1, b"a", b"b"))
+    backlog.split(take(backlog), "no")
+    dropped: list[int] = []
+    for number in range(2, 2 + 4 * GIVE_UP):
+        backlog.offer(held(number))
+        job = take(backlog)
+        dropped += numbers(backlog.failed(job)) if job.suspect else []
+        if not job.suspect:
+            backlog.written(job)
+    assert dropped == [1]
+
+
+def test_a_carriage_return_inside_a_line_does_not_split_it() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(1, b'bad "a\rb"', b"good"))
+    finished = backlog.split(take(backlog), "no")
+    while job := backlog.next():
+        finished += backlog.split(job, "no") if b"bad" in job.body else backlog.written(job)
+    assert [entry.content for entry in finished[0].aside] == ['bad "a\rb"']
