@@ -1,9 +1,9 @@
 """Settings in, a running agent out: the one place where its stages are joined, in the order of the flow.
 
-    engine (a thread)                 event loop (the main thread)
-    packets -> samples -> windows  ->  summaries -> lines -> batches -> spool -> uplink -> MQTT
-                                                                         ^                  |
-                                                                         '- acknowledgement-'
+engine (a thread)                 event loop (the main thread)
+packets -> samples -> windows  ->  summaries -> lines -> batches -> spool -> uplink -> MQTT
+                                                                     ^                  |
+                                                                     '- acknowledgement-'
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from probe import __version__
 from probe.clock import SECOND, Clock, SystemClock
 from probe.engine.engine import Notice
 from probe.engine.samples import Cut
-from probe.errors import ColoprobeError, ResolveError, SettingsError
+from probe.errors import ColoprobeError, ResolveError, SettingsError, SpoolError
 from probe.host.clock import clock_state
 from probe.host.process import cpu_ns, rss_bytes
 from probe.measurement import Measurement, build
@@ -30,8 +30,8 @@ from probe.service import serve
 from probe.settings import AgentSettings, digest, load_agent, read_secret
 from probe.sockets.privileges import drop_privileges
 from probe.targets import resolve
-from probe.telemetry.batches import store
-from probe.telemetry.lines import encode, series_text
+from probe.telemetry.batches import Batcher
+from probe.telemetry.lines import Value, encode, series_text
 from probe.telemetry.points import event_line
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
@@ -44,7 +44,8 @@ GOODBYE_S = 5.0  # at the end, for acknowledgements of what was just spooled
 
 
 class Agent:
-    """One agent. `prepare` needs privileges and no event loop; `run` needs an event loop and CAP_NET_RAW at most.
+    """One agent. `prepare` needs privileges and no event loop; `run` needs an event loop and CAP_NET_RAW at
+    most.
 
     Args:
         settings: from agent.toml, or made by `coloprobe up`.
@@ -65,6 +66,8 @@ class Agent:
         self._failure: BaseException | None = None
         self._stop: asyncio.Event | None = None
         self._dropped_cuts = 0
+        self._batcher = Batcher(self._head)
+        self._spool_trouble = False
         self._last_head = 0
         self._past = {"socket_drops": 0, "foreign_packets": 0, "skipped": 0, "late_ticks": 0}
 
@@ -73,11 +76,14 @@ class Agent:
     def prepare(self) -> None:
         """Open sockets, give up privileges, open the spool.
 
-        Raises: PrivilegeError, SettingsError (a secret cannot be read), SpoolError, UsageError (no such user).
+        Raises: PrivilegeError, SettingsError (a secret cannot be read), SpoolError, UsageError (no such
+            user).
         """
         settings = self._settings
         mqtt = settings.mqtt
-        self._password = read_secret(mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", self._file, "mqtt.password_file")
+        self._password = read_secret(
+            mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", self._file, "mqtt.password_file"
+        )
         state = Path(settings.agent.state_dir)
         _own(state, settings.agent.user)
         self._measurement = self._build(settings)
@@ -188,7 +194,8 @@ class Agent:
         self._thread.start()
 
     async def _end_engine(self) -> None:
-        assert self._measurement is not None and self._thread is not None
+        assert self._measurement is not None
+        assert self._thread is not None
         self._measurement.engine.stop()
         await asyncio.to_thread(self._thread.join)
         await asyncio.sleep(0)  # let its last windows arrive
@@ -216,10 +223,19 @@ class Agent:
                 self._queue.task_done()
 
     def _spool(self, lines: list[str]) -> None:
-        lines, self._events = self._events + lines, []
-        if lines:
-            store(self.spool, lines, self._head)
-            self.uplink.wake()
+        self._batcher.add(self._events + lines)
+        self._events = []
+        try:
+            numbers = self._batcher.flush(self.spool.append)
+        except SpoolError as problem:
+            # What was not spooled is held, up to a limit, and tried again with the next window.
+            if not self._spool_trouble:
+                log.error("cannot spool, holding at most 8 MiB in memory: %s", problem)
+            self._spool_trouble = True
+        else:
+            self._spool_trouble = False
+            if numbers:
+                self.uplink.wake()
 
     def _event(self, kind: str, text: str, extra: dict[str, str], wall_ns: int | None = None) -> None:
         when = self._clock.wall() if wall_ns is None else wall_ns
@@ -234,7 +250,7 @@ class Agent:
         totals = {name: past + counters.get(name, 0) for name, past in self._past.items()}
         # Two batches of one instant would be one point in the database, and a number would seem lost.
         self._last_head = max(self._clock.wall(), self._last_head + 1)
-        fields = {
+        fields: dict[str, Value] = {
             "batch": number,
             "spool": self.spool.id,
             "spool_batches": self.spool.depth,
@@ -286,12 +302,16 @@ class Agent:
         old = self._settings
         for key in ("agent", "mqtt", "uplink", "spool"):
             if getattr(new, key) != getattr(old, key):
-                raise SettingsError(self._file, key, "changed, which a running agent cannot follow", "restart the agent")
+                raise SettingsError(
+                    self._file, key, "changed, which a running agent cannot follow", "restart the agent"
+                )
 
     async def _replace(self, settings: AgentSettings) -> None:
         """Measure by other settings: the old engine finishes its window, the new one begins at once."""
         old_measurement, old_reporter, old_thread = self._measurement, self._reporter, self._thread
-        assert old_measurement is not None and old_reporter is not None and old_thread is not None
+        assert old_measurement is not None
+        assert old_reporter is not None
+        assert old_thread is not None
         self._measurement = await asyncio.to_thread(self._build, settings)
         self._settings = settings
         self._start_engine()
@@ -318,7 +338,8 @@ def _own(state: Path, user: str) -> None:
 
 
 def run_agent(file: Path) -> int:
-    """`coloprobe agent -c FILE`. Returns the exit status. Raises: ColoprobeError, before anything is measured."""
+    """`coloprobe agent -c FILE`. Returns the exit status. Raises: ColoprobeError, before anything is
+    measured."""
     settings = load_agent(file)
     agent = Agent(settings, str(file))
     agent.prepare()

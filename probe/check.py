@@ -16,7 +16,14 @@ from typing import Any, Literal, TextIO
 from probe.clock import SystemClock
 from probe.errors import ColoprobeError, PrivilegeError, SettingsError, SocketError
 from probe.host.clock import clock_state
-from probe.settings import AgentSettings, CollectorSettings, MqttTable, load_agent, load_collector, read_secret
+from probe.settings import (
+    AgentSettings,
+    CollectorSettings,
+    MqttTable,
+    load_agent,
+    load_collector,
+    read_secret,
+)
 from probe.text import duration
 
 _SIOCETHTOOL = 0x8946
@@ -89,9 +96,13 @@ def _sockets() -> Iterator[Finding]:
         try:
             opened = open_icmp(SocketOptions(family))
         except PrivilegeError as problem:
-            yield Finding(f"sockets {name}", "failed", "neither raw nor ping sockets are allowed", str(problem))
+            yield Finding(
+                f"sockets {name}", "failed", "neither raw nor ping sockets are allowed", str(problem)
+            )
         except SocketError as problem:
-            yield Finding(f"sockets {name}", "warning", str(problem), "targets of this family cannot be measured")
+            yield Finding(
+                f"sockets {name}", "warning", str(problem), "targets of this family cannot be measured"
+            )
         else:
             kind = "raw socket (CAP_NET_RAW)" if opened.raw else "unprivileged ping socket"
             ids = "own TX stamp ids" if kernel_takes_ids() else "the kernel's TX stamp counter"
@@ -110,12 +121,13 @@ def _interfaces() -> Iterator[Finding]:
         if flags & _TX_SOFTWARE or hardware:
             yield Finding(part, "ok", "kernel stamps" + (", hardware stamps available" if hardware else ""))
         else:
-            remedy = "round-trip times through it include the way from our send call to the driver (field unstamped)"
+            remedy = "RTTs through it include the way from our send call to the driver (unstamped)"
             yield Finding(part, "warning", "the driver takes no TX stamps", remedy)
 
 
 def _timestamping(interface: str) -> int | None:
-    """so_timestamping flags of ethtool's get_ts_info (struct ethtool_ts_info); None where the driver has none."""
+    """so_timestamping flags of ethtool's get_ts_info (struct ethtool_ts_info); None where the driver has
+    none."""
     import array
 
     info = array.array("B", struct.pack("=I40x", _ETHTOOL_GET_TS_INFO))
@@ -143,7 +155,12 @@ def _names(agent: AgentSettings) -> Iterator[Finding]:
         try:
             address = resolve(target.address)
         except ColoprobeError as problem:
-            yield Finding(f"target {target.name}", "failed", str(problem), "correct the address; the agent retries it every 30 s")
+            yield Finding(
+                f"target {target.name}",
+                "failed",
+                str(problem),
+                "correct the address; the agent retries it every 30 s",
+            )
         else:
             yield Finding(f"target {target.name}", "ok", f"{target.address} is {address.text}")
 
@@ -156,7 +173,9 @@ def _writable(key: str, directory: str) -> Finding:
         trial.write_bytes(b"")
         trial.unlink()
     except OSError as problem:
-        return Finding(key, "failed", f"{directory}: {problem.strerror}", "a directory that this user can write")
+        return Finding(
+            key, "failed", f"{directory}: {problem.strerror}", "a directory that this user can write"
+        )
     return Finding(key, "ok", f"{directory} can be written")
 
 
@@ -176,7 +195,12 @@ def _broker(mqtt: MqttTable, identity: str, file: str) -> Finding:
     except ColoprobeError as problem:
         return Finding("broker", "failed", f"{mqtt.url}: {problem}", "start the broker, or correct [mqtt]")
     except TimeoutError:
-        return Finding("broker", "failed", f"{mqtt.url}: no answer in {_TIMEOUT_S:.0f} s", "check mqtt.url and the firewall")
+        return Finding(
+            "broker",
+            "failed",
+            f"{mqtt.url}: no answer in {_TIMEOUT_S:.0f} s",
+            "check mqtt.url and the firewall",
+        )
     return Finding("broker", "ok", f"{mqtt.url} takes us")
 
 
@@ -197,7 +221,11 @@ def _sink(settings: CollectorSettings, file: str, open_sink: OpenSink | None) ->
     except SettingsError as problem:
         return Finding("influx", "failed", str(problem), f"{problem.key}: {problem.allowed}")
     except ColoprobeError as problem:
-        return Finding("influx", "failed", f"{settings.influx.url}: {problem}", "start InfluxDB, or correct [influx]")
+        return Finding(
+            "influx", "failed", f"{settings.influx.url}: {problem}", "start InfluxDB, or correct [influx]"
+        )
     except TimeoutError:
-        return Finding("influx", "failed", f"{settings.influx.url}: no answer", "check influx.url and the firewall")
+        return Finding(
+            "influx", "failed", f"{settings.influx.url}: no answer", "check influx.url and the firewall"
+        )
     return Finding("influx", "ok", f"{settings.influx.url} takes us ({settings.influx.api})")

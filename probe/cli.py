@@ -1,4 +1,5 @@
-"""Command line in, one call out: parse, load settings, call; no logic. Every command imports what it needs, late."""
+"""Command line in, one call out: parse, load settings, call; no logic. Every command imports what it needs,
+late."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line, also what shell completion is made from."""
     root = argparse.ArgumentParser(
         prog="coloprobe",
-        description="Packet loss, jitter and round-trip latency to exchange gateways, with the kernel's timestamps.",
+        description="Packet loss, jitter and round-trip latency to gateways, with the kernel's timestamps.",
         epilog="Start here: coloprobe up 192.0.2.10   (then open the address it prints)",
     )
     root.add_argument("--version", action="version", version=f"coloprobe {__version__}")
@@ -60,17 +61,45 @@ def parser() -> argparse.ArgumentParser:
         "coloprobe up 192.0.2.10 gateway.example --board 0.0.0.0:8080",
     )
     up.add_argument(
-        "target", nargs="*", metavar="TARGET", help="host or icmp://host (default: loopback and the default gateway)"
+        "target",
+        nargs="*",
+        metavar="TARGET",
+        help="host or icmp://host (default: loopback and the default gateway)",
     )
-    up.add_argument("--board", default="127.0.0.1:8080", metavar="HOST:PORT", help="where the web board listens (%(default)s)")
     up.add_argument(
-        "--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="where other hosts' agents may send (%(default)s)"
+        "--board",
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="where the web board listens (%(default)s)",
+    )
+    up.add_argument(
+        "--broker",
+        default="127.0.0.1:1883",
+        metavar="HOST:PORT",
+        help="where other hosts' agents may send (%(default)s)",
     )
     _state(up)
-    up.add_argument("--interval", type=_duration, default=Duration.parse("100ms"), help="between two probes of a target (100ms)")
-    up.add_argument("--for", dest="lasting", type=_duration, metavar="DURATION", help="end after this long, for example 60s")
+    up.add_argument(
+        "--interval",
+        type=_duration,
+        default=Duration.parse("100ms"),
+        help="between two probes of a target (100ms)",
+    )
+    up.add_argument(
+        "--for",
+        dest="lasting",
+        type=_duration,
+        metavar="DURATION",
+        help="end after this long, for example 60s",
+    )
 
-    agent = _command(commands, "agent", _agent, "the agent: measure and send", "coloprobe agent -c /etc/coloprobe/agent.toml")
+    agent = _command(
+        commands,
+        "agent",
+        _agent,
+        "the agent: measure and send",
+        "coloprobe agent -c /etc/coloprobe/agent.toml",
+    )
     _settings(agent)
 
     collect = _command(
@@ -83,13 +112,33 @@ def parser() -> argparse.ArgumentParser:
     _settings(collect)
 
     ping = _command(
-        commands, "ping", _ping, "one target, live, each probe kernel-stamped", "coloprobe ping 192.0.2.10 -c 100 -i 10ms"
+        commands,
+        "ping",
+        _ping,
+        "one target, live, each probe kernel-stamped",
+        "coloprobe ping 192.0.2.10 -c 100 -i 10ms",
     )
     ping.add_argument("target", metavar="TARGET", help="host or icmp://host")
-    ping.add_argument("-c", "--count", type=_count, metavar="N", help="stop after N probes (default: until interrupted)")
-    ping.add_argument("-i", "--interval", type=_interval, default=Duration.parse("1s"), help="between probes: 10ms, or seconds (1s)")
-    ping.add_argument("-W", "--timeout", type=_interval, default=Duration.parse("1s"), help="a reply later than this is late (1s)")
-    ping.add_argument("-s", "--size", type=_size, default=64, metavar="BYTES", help="IP payload, 24 to 8972 (%(default)s)")
+    ping.add_argument(
+        "-c", "--count", type=_count, metavar="N", help="stop after N probes (default: until interrupted)"
+    )
+    ping.add_argument(
+        "-i",
+        "--interval",
+        type=_interval,
+        default=Duration.parse("1s"),
+        help="between probes: 10ms, or seconds (1s)",
+    )
+    ping.add_argument(
+        "-W",
+        "--timeout",
+        type=_interval,
+        default=Duration.parse("1s"),
+        help="a reply later than this is late (1s)",
+    )
+    ping.add_argument(
+        "-s", "--size", type=_size, default=64, metavar="BYTES", help="IP payload, 24 to 8972 (%(default)s)"
+    )
     ping.add_argument("--dscp", type=_dscp, default=0, metavar="N", help="0 to 63 (%(default)s)")
     which = ping.add_mutually_exclusive_group()
     which.add_argument("-4", dest="family", action="store_const", const=2, help="IPv4 only")
@@ -97,7 +146,9 @@ def parser() -> argparse.ArgumentParser:
     ping.add_argument("-q", "--quiet", action="store_true", help="the summary only")
     ping.add_argument("--json", action="store_true", help="one JSON object a line")
 
-    show = _command(commands, "show", _show, "what the embedded store holds", "coloprobe show --last 15m --json")
+    show = _command(
+        commands, "show", _show, "what the embedded store holds", "coloprobe show --last 15m --json"
+    )
     _state(show)
     show.add_argument("--json", action="store_true", help="every stored point as one JSON object a line")
     show.add_argument("--last", type=_duration, default=Duration.parse("1h"), help="how far back (1h)")
@@ -113,29 +164,45 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="one JSON object a line")
 
     completion = _command(
-        commands, "completion", _completion, "print a shell's completion script", 'eval "$(coloprobe completion bash)"'
+        commands,
+        "completion",
+        _completion,
+        "print a shell's completion script",
+        'eval "$(coloprobe completion bash)"',
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return root
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, handler: Handler, does: str, example: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    handler: Handler,
+    does: str,
+    example: str,
 ) -> argparse.ArgumentParser:
-    made = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".", epilog=f"Example: {example}")
+    made = commands.add_parser(
+        name, help=does, description=does[0].upper() + does[1:] + ".", epilog=f"Example: {example}"
+    )
     made.set_defaults(handler=handler)
     return made
 
 
 def _settings(command: argparse.ArgumentParser) -> None:
-    option = command.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="settings (TOML)")
+    option = command.add_argument(
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="settings (TOML)"
+    )
     option.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]
 
 
 def _state(command: argparse.ArgumentParser) -> None:
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
     command.add_argument(
-        "--state", type=Path, default=home / "coloprobe", metavar="DIR", help="where measurements are kept (%(default)s)"
+        "--state",
+        type=Path,
+        default=home / "coloprobe",
+        metavar="DIR",
+        help="where measurements are kept (%(default)s)",
     )
 
 

@@ -1,4 +1,5 @@
-"""Targets of a settings file in, an engine with open sockets out; names that do not resolve yet are set aside."""
+"""Targets of a settings file in, an engine with open sockets out; names that do not resolve yet are set
+aside."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ class Measurement:
         channels = self.engine.channels
         return {
             "socket_drops": sum(channel.socket.drops() for channel in channels),
-            "foreign_packets": sum(channel.counters.foreign + channel.ledger.forgotten for channel in channels),
+            "foreign_packets": sum(
+                channel.counters.foreign + channel.ledger.forgotten for channel in channels
+            ),
             "skipped": sum(channel.counters.skipped for channel in channels),
             "late_ticks": self.engine.counters.late_ticks,
             "stalls": self.engine.counters.stalls,
@@ -107,11 +110,11 @@ def build(
     start = clock.mono() + 20_000_000
     channels = []
     measured: list[Target] = []
-    next_id = {family: secrets.randbelow(1 << 16) for family in (socket.AF_INET, socket.AF_INET6)}
+    next_id = {int(f): secrets.randbelow(1 << 16) for f in (socket.AF_INET, socket.AF_INET6)}
     for probe_socket, part in opened:
         intervals = [int(target.interval) for target, _ in part]
         schedule = Schedule(intervals, [target.schedule == "poisson" for target, _ in part], start, rng)
-        members = [
+        streams = [
             Flow(len(measured) + i, address.sockaddr, target.size) for i, (target, address) in enumerate(part)
         ]
         measured.extend(target for target, _ in part)
@@ -119,11 +122,11 @@ def build(
         span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND
         capacity = int(sum(span / interval + 2 for interval in intervals)) + 1024
         base = next_id[probe_socket.family]
-        next_id[probe_socket.family] += len(members)
+        next_id[probe_socket.family] += len(streams)
         channels.append(
             Channel(
                 probe_socket,
-                members,
+                streams,
                 schedule,
                 capacity=capacity,
                 all_flows=flows,

@@ -1,4 +1,5 @@
-"""One target in, a live line (or JSON object) for every probe and a summary at the end out: `coloprobe ping`."""
+"""One target in, a live line (or JSON object) for every probe and a summary at the end out: `coloprobe
+ping`."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probe.clock import MILLISECOND, SECOND, Clock, SystemClock
 from probe.engine.channel import Channel, Flow
@@ -22,6 +24,7 @@ from probe.sockets import abi
 from probe.sockets.opening import SocketOptions, open_icmp
 from probe.sockets.privileges import drop_privileges
 from probe.targets import Address, resolve
+from probe.telemetry.lines import Value
 from probe.telemetry.points import probe_fields
 from probe.text import duration
 from probe.windows.summary import Summaries, summarise
@@ -55,7 +58,7 @@ class _Counted(Schedule):
     def earliest(self) -> int:
         return super().earliest() if self._left is None or self._left else 1 << 62
 
-    def take(self, until: int, limit: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         flows, dues = super().take(until, limit if self._left is None else min(limit, self._left))
         if self._left is not None:
             self._left -= len(flows)
@@ -63,9 +66,12 @@ class _Counted(Schedule):
 
 
 class _View:
-    """Reports what became of each probe, once, in the order of sending; late and duplicate replies as they come."""
+    """Reports what became of each probe, once, in the order of sending; late and duplicate replies as they
+    come."""
 
-    def __init__(self, options: PingOptions, address: Address, channel: Channel, engine: Engine, out: TextIO) -> None:
+    def __init__(
+        self, options: PingOptions, address: Address, channel: Channel, engine: Engine, out: TextIO
+    ) -> None:
         self._options, self._address, self._out = options, address, out
         self._ledger, self._engine = channel.ledger, engine
         self._shown = 0
@@ -132,7 +138,8 @@ class _View:
         if answered:
             notes = "" if stamp == "kernel" else "  (no kernel timestamp)"
             notes += "  late" if outcome == "late" else ""
-            text = f"{self._options.size} bytes from {self._address.text}: seq={number} rtt={duration(rtt)}{notes}"
+            source = f"{self._options.size} bytes from {self._address.text}"
+            text = f"{source}: seq={number} rtt={duration(rtt)}{notes}"
         elif outcome == "error":
             text = f"seq={number} {self._why(int(ledger.state[row]))}"
         else:
@@ -151,7 +158,8 @@ class _View:
 
 
 def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None = None) -> int:
-    """Probe until the count is reached or a signal comes. Returns the exit status: 0, or 1 where nothing was received.
+    """Probe until the count is reached or a signal comes. Returns the exit status: 0, or 1 where nothing was
+    received.
 
     Raises: ResolveError, PrivilegeError, SocketError.
     """
@@ -162,7 +170,7 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     drop_privileges()
     # Room for ten seconds and the timeout, so that a late reply still finds its probe.
     capacity = (10 * SECOND + 4 * options.timeout) // options.interval + 2048
-    schedule = _Counted(options.interval, options.count, clock.mono() + MILLISECOND)
+    schedule = _Counted(options.interval, options.count, clock.mono() + 50 * MILLISECOND)
     channel = Channel(
         probe_socket,
         [Flow(0, address.sockaddr, options.size)],
@@ -191,7 +199,10 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     view = _View(options, address, channel, engine, out)
     if not options.as_json:
         how = "raw socket" if probe_socket.raw else "ping socket"
-        print(f"PING {options.host} ({address.text}): {options.size} bytes of IP payload, {how}, kernel timestamps", file=out)
+        print(
+            f"PING {options.host} ({address.text}): {options.size} bytes of IP payload, {how}",
+            file=out,
+        )
     stop = _Interrupt()
     started = clock.wall()
     while not stop.asked and not view.done(options.count):
@@ -216,7 +227,7 @@ class _Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
-    def _ask(self, number: int, frame: object) -> None:
+    def _ask(self, *_: object) -> None:
         self.asked = True
 
 
@@ -228,7 +239,8 @@ def _whole(cuts: list[Cut], start: int, end: int, timeout: int) -> Summaries:
     stamping = np.array([any(bool(p.stamping[0]) for p in parts)])
     samples = Samples(**columns, inside=len(columns["flow"]), stamping=stamping)
     late, duplicates, errors = (
-        sum((getattr(cut.strays, name) for cut in cuts), np.zeros(1, np.int64)) for name in ("late", "duplicates", "errors")
+        sum((getattr(cut.strays, name) for cut in cuts), np.zeros(1, np.int64))
+        for name in ("late", "duplicates", "errors")
     )
     return summarise(Cut(start, end, (samples,), Strays(late, duplicates, errors)), 1, timeout)
 
@@ -237,22 +249,34 @@ def _conclude(summaries: Summaries, options: PingOptions, out: TextIO) -> None:
     fields = probe_fields(summaries, 0)
     if options.as_json:
         tags = {"target": options.host, "kind": "icmp", "dscp": str(options.dscp)}
-        print(json.dumps({"time": summaries.start_ns, "measurement": "probe", **tags, **fields}), file=out, flush=True)
+        print(
+            json.dumps({"time": summaries.start_ns, "measurement": "probe", **tags, **fields}),
+            file=out,
+            flush=True,
+        )
         return
+    print(_summary_text(fields, options.host), file=out, flush=True)
+
+
+def _summary_text(fields: dict[str, Value], host: str) -> str:
     if not fields:
-        print("nothing was sent", file=out)
-        return
-    loss = f"{float(fields['loss']):.2%}" if "loss" in fields else "-"
-    counts = ", ".join(f"{fields[name]} {name}" for name in ("late", "duplicates", "reordered", "errors"))
-    print(f"\n--- {options.host}: {fields['sent']} sent, {fields['received']} received, {fields['lost']} lost ({loss})", file=out)
-    print(f"    {counts}, longest loss burst {fields['loss_burst_max']}, {fields['unstamped']} without kernel stamps", file=out)
+        return "nothing was sent"
+    loss = f"{fields['loss']:.2%}" if "loss" in fields else "-"
+    text = [
+        f"\n--- {host}: {fields['sent']} sent, {fields['received']} received, {fields['lost']} lost ({loss})",
+        "    "
+        + ", ".join(f"{fields[name]} {name}" for name in ("late", "duplicates", "reordered", "errors"))
+        + f", longest loss burst {fields['loss_burst_max']}, {fields['unstamped']} without kernel stamps",
+    ]
+
+    def shown(name: str) -> str:
+        return duration(int(fields[name]))
+
     if "rtt_min_ns" in fields:
         names = ("min", "p50", "p90", "p99", "p999", "max", "mean", "stddev")
-        print("rtt " + "  ".join(f"{name} {duration(int(fields[f'rtt_{name}_ns']))}" for name in names), file=out)
-    spread = []
+        text.append("rtt " + "  ".join(f"{name} {shown(f'rtt_{name}_ns')}" for name in names))
     if "jitter_ns" in fields:
-        spread.append(f"jitter {duration(int(fields['jitter_ns']))} (RFC 3550)")
+        text.append(f"jitter {shown('jitter_ns')} (RFC 3550)")
     if "ipdv_mean_ns" in fields:
-        spread.append(f"ipdv mean {duration(int(fields['ipdv_mean_ns']))}  p99 {duration(int(fields['ipdv_p99_ns']))} (RFC 3393)")
-    if spread:
-        print("  ".join(spread), file=out, flush=True)
+        text[-1] += f"  ipdv mean {shown('ipdv_mean_ns')}  p99 {shown('ipdv_p99_ns')} (RFC 3393)"
+    return "\n".join(text)

@@ -1,4 +1,5 @@
-"""A coroutine in, a process that ends well out: SIGTERM and SIGINT ask it to finish, a second one ends it at once."""
+"""A coroutine in, a process that ends well out: SIGTERM and SIGINT ask it to finish, a second one ends it at
+once."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from collections.abc import Awaitable, Callable
 
 
 def serve(main: Callable[[asyncio.Event], Awaitable[None]], reload: Callable[[], None] | None = None) -> int:
-    """Run `main(stop)` until it returns; `stop` is set by a signal, `reload` is called on SIGHUP. Returns 0."""
+    """Run `main(stop)` until it returns; `stop` is set by a signal, `reload` is called on SIGHUP. Returns
+    0."""
 
     async def body() -> None:
         stop = asyncio.Event()

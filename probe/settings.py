@@ -1,4 +1,5 @@
-"""A TOML file in, one frozen typed tree out; a wrong file is refused whole, naming file, key, problem and remedy.
+"""A TOML file in, one frozen typed tree out; a wrong file is refused whole, naming file, key, problem and
+remedy.
 
 Every key is a field below and its comment says its unit and its meaning; a key that is not here is an error.
 Secrets are never values in the tree: they come from files, or from `COLOPROBE_...` environment variables.
@@ -53,7 +54,9 @@ class Knobs(_Table):
 
     kind: Literal["icmp"] | UnsetType = UNSET
     interval: Duration | UnsetType = UNSET  # between two probes of one flow
-    size: Annotated[int, Meta(ge=24, le=8972)] | UnsetType = UNSET  # bytes of IP payload, ICMP header included
+    size: Annotated[int, Meta(ge=24, le=8972)] | UnsetType = (
+        UNSET  # bytes of IP payload, ICMP header included
+    )
     dscp: Annotated[int, Meta(ge=0, le=63)] | UnsetType = UNSET
     flows: Annotated[int, Meta(ge=1, le=1)] | UnsetType = UNSET  # this version measures one flow a target
     schedule: Literal["periodic", "poisson"] | UnsetType = UNSET
@@ -86,7 +89,9 @@ class MqttTable(_Table):
 class UplinkTable(_Table):
     acknowledge: Literal["end-to-end", "broker"] = "end-to-end"
     window: Annotated[int, Meta(ge=1, le=1024)] = 64  # batches in flight
-    ack_timeout: Duration = Duration.parse("30s")  # publish a batch again after this long without acknowledgement
+    ack_timeout: Duration = Duration.parse(
+        "30s"
+    )  # publish a batch again after this long without acknowledgement
 
 
 class SpoolTable(_Table):
@@ -113,7 +118,9 @@ class CollectorTable(_Table):
 
 class InfluxTable(_Table):
     url: str = "http://127.0.0.1:8086"
-    api: Literal["v2", "v1"] = "v2"  # v2: InfluxDB 1.8+, 2.x, 3.x, VictoriaMetrics; v1: /write of InfluxDB 1.x
+    api: Literal["v2", "v1"] = (
+        "v2"  # v2: InfluxDB 1.8+, 2.x, 3.x, VictoriaMetrics; v1: /write of InfluxDB 1.x
+    )
     org: str = ""  # v2
     bucket: str = "coloprobe"  # v2
     token_file: str = ""  # v2, or COLOPROBE_INFLUX_TOKEN
@@ -148,7 +155,8 @@ MAX_RATE = 200_000  # probes a second of one agent: beyond what one engine sends
 def load_agent(path: str | Path) -> AgentSettings:
     """Read agent.toml.
 
-    Raises: SettingsError (unreadable, not TOML, unknown or ill-typed key, or values that contradict each other).
+    Raises: SettingsError (unreadable, not TOML, unknown or ill-typed key, or values that contradict each
+        other).
     """
     return agent_from(_read(path), str(path))
 
@@ -170,9 +178,12 @@ def agent_from(raw: Mapping[str, Any], file: str) -> AgentSettings:
     raw = dict(raw)
     _convert(raw.get("defaults", {}), Knobs, file, "defaults")
     if not isinstance(raw.get("target", []), list) or not raw.get("target"):
-        raise SettingsError(file, "target", "no target is given", "at least one [[target]] with name and address")
+        raise SettingsError(
+            file, "target", "no target is given", "at least one [[target]] with name and address"
+        )
     raw["target"] = [
-        {**raw.get("defaults", {}), **target} if isinstance(target, dict) else target for target in raw["target"]
+        {**raw.get("defaults", {}), **target} if isinstance(target, dict) else target
+        for target in raw["target"]
     ]
     settings = _convert(raw, AgentSettings, file)
     _check_agent(settings, file)
@@ -186,7 +197,10 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
             raise SettingsError(file, key, f"{value} is too short", "10ms or longer")
     if window.length < window.timeout:
         raise SettingsError(
-            file, "window.length", f"{window.length} is shorter than window.timeout", f"{window.timeout} or longer"
+            file,
+            "window.length",
+            f"{window.length} is shorter than window.timeout",
+            f"{window.timeout} or longer",
         )
     if window.histogram < window.length or window.histogram % window.length:
         raise SettingsError(
@@ -202,7 +216,9 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
             file, "uplink.ack_timeout", f"{settings.uplink.ack_timeout} is too short", "100ms or longer"
         )
     if settings.spool.max_bytes < ByteSize.parse("1MiB"):
-        raise SettingsError(file, "spool.max_bytes", f"{settings.spool.max_bytes} is too small", "1MiB or more")
+        raise SettingsError(
+            file, "spool.max_bytes", f"{settings.spool.max_bytes} is too small", "1MiB or more"
+        )
     _check_url(file, "mqtt.url", settings.mqtt.url, ("mqtt", "mqtts"))
     _check_mqtt_files(file, settings.mqtt)
     first: dict[str, int] = {}
@@ -216,7 +232,9 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
             )
         first[target.name] = i
         if re.search(r"[\x00-\x1f\x7f]", target.name + target.venue + target.line):
-            raise SettingsError(file, f"target[{i}]", "name, venue or line has a control character", "printable text")
+            raise SettingsError(
+                file, f"target[{i}]", "name, venue or line has a control character", "printable text"
+            )
         if target.interval < MIN_INTERVAL:
             raise SettingsError(
                 file, f"target[{i}].interval", f"{target.interval} is too short", f"{MIN_INTERVAL} or longer"
@@ -250,7 +268,8 @@ def _check_mqtt_files(file: str, mqtt: MqttTable) -> None:
 def read_secret(path: str, environment: str, file: str, key: str) -> str | None:
     """The secret of the file at `path`, or of the variable `environment`; None where neither is set.
 
-    One trailing newline is not part of a secret. Raises: SettingsError where the file cannot be read or is empty.
+    One trailing newline is not part of a secret. Raises: SettingsError where the file cannot be read or is
+    empty.
     """
     if not path:
         return os.environ.get(environment) or None
@@ -276,7 +295,9 @@ def _read(path: str | Path) -> dict[str, Any]:
         with Path(path).open("rb") as stream:
             return tomllib.load(stream)
     except OSError as problem:
-        raise SettingsError(str(path), "", f"cannot read it: {problem.strerror}", "a readable TOML file") from None
+        raise SettingsError(
+            str(path), "", f"cannot read it: {problem.strerror}", "a readable TOML file"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise SettingsError(str(path), "", f"is not TOML: {problem}", "see https://toml.io") from None
 
@@ -295,7 +316,9 @@ def _convert(raw: Any, shape: type[T], file: str, prefix: str = "") -> T:
 def _quantity(kind: type, value: Any) -> Any:
     if issubclass(kind, (Duration, ByteSize)):
         if not isinstance(value, str):
-            raise ValueError(f"expected text with a unit, got {value!r} (allowed: for example '10s' or '512MiB')")
+            raise ValueError(
+                f"expected text with a unit, got {value!r} (allowed: for example '10s' or '512MiB')"
+            )
         return kind.parse(value)
     raise NotImplementedError(kind)  # pragma: no cover - a settings field of a type that nobody taught us
 
@@ -307,7 +330,11 @@ def _explain(message: str, shape: type, prefix: str) -> tuple[str, str, str]:
     path = ".".join(part for part in (prefix, where) if part)
     known = _type_at(shape, where)
     if (unknown := re.search(r"unknown field `([^`]*)`", text)) and isinstance(known, inspect.StructType):
-        return ".".join(p for p in (path, unknown[1]) if p), "unknown key", ", ".join(f.name for f in known.fields)
+        return (
+            ".".join(p for p in (path, unknown[1]) if p),
+            "unknown key",
+            ", ".join(f.name for f in known.fields),
+        )
     if missing := re.search(r"missing required field `([^`]*)`", text):
         return ".".join(p for p in (path, missing[1]) if p), "is missing", "see the example in config/"
     if "matching regex" in text:

@@ -14,7 +14,8 @@ ALLOWED = "a host, or icmp://host"
 
 @dataclass(frozen=True)
 class Address:
-    """Where probes of one target go: `family` is socket.AF_INET or AF_INET6, `sockaddr` 28 bytes for the kernel."""
+    """Where probes of one target go: `family` is socket.AF_INET or AF_INET6, `sockaddr` 28 bytes for the
+    kernel."""
 
     family: int
     text: str

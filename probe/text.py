@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 def duration(ns: int) -> str:
-    """Three significant digits and a unit: 950 -> '950 ns', 12_345 -> '12.3 us', 1_500_000_000 -> '1.50 s'."""
+    """Three significant digits and a unit: 950 -> '950 ns', 12_345 -> '12.3 us', 1_500_000_000 -> '1.50
+    s'."""
     size = abs(ns)
     for unit, scale in (("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)):
         value = size / scale

@@ -24,13 +24,15 @@ _BYTES = {
     "MiB": 1024**2,
     "GiB": 1024**3,
 }
-_QUANTITY = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-zµ]{1,3})\s*")
+_QUANTITY = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-zµ]{1,3})\s*")
 
 
 def _parse(text: str, units: dict[str, int], example: str) -> int:
     match = _QUANTITY.fullmatch(text)
     if match is None or match[2] not in units:
-        raise ValueError(f"{text!r} is not a number with a unit (allowed: {example}; units {', '.join(units)})")
+        raise ValueError(
+            f"{text!r} is not a number with a unit (allowed: {example}; units {', '.join(units)})"
+        )
     whole, _, fraction = match[1].partition(".")
     scale = units[match[2]]
     # Integer arithmetic: 0.1 s is 100,000,000 ns, not what a float makes of it.

@@ -75,7 +75,10 @@ def up(
             print(f"board   {fan_in.board_url}", flush=True)
             print(f"broker  {fan_in.mqtt_url}   (agents of other hosts may send here)", flush=True)
             names = ", ".join(target.name for target in checked.target)
-            print(f"probing {names} every {interval}; first numbers in a few seconds; Ctrl-C ends it", flush=True)
+            print(
+                f"probing {names} every {interval}; first numbers in a few seconds; Ctrl-C ends it",
+                flush=True,
+            )
             agent.connect(fan_in.mqtt_url)
             await agent.run(stop)
 

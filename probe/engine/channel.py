@@ -1,7 +1,10 @@
-"""Flows of one socket and the time in, packets out and a filled ledger back: plan ahead, send what is due, drain lazily.
+"""Flows of one socket and the time in, packets out and a filled ledger back: plan ahead, send what is due,
+drain lazily.
 
-The schedule is open loop, so what leaves next is known in advance: packets, addresses and stamp ids are written for a
-whole plan (up to 1,024 probes or 100 ms) by array arithmetic, and a tick has to do no more than compare one number and call
+The schedule is open loop, so what leaves next is known in advance: packets, addresses and stamp ids are
+written for a
+whole plan (up to 1,024 probes or 100 ms) by array arithmetic, and a tick has to do no more than compare one
+number and call
 sendmmsg. The kernel stamps both directions, so replies may wait in its queue until it pays to read them.
 """
 
@@ -13,6 +16,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probe.clock import MILLISECOND, Clock
 from probe.engine.ledger import Ledger
@@ -23,7 +27,9 @@ from probe.packets import icmp
 from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
 
 HORIZON = 100 * MILLISECOND  # how far ahead a plan reaches
-CATCH_UP = 250 * MILLISECOND  # later than this a probe is skipped: a stalled host must not burst when it wakes
+CATCH_UP = (
+    250 * MILLISECOND
+)  # later than this a probe is skipped: a stalled host must not burst when it wakes
 SEND_BLOCK = 64  # messages in one send call
 _FAR = 1 << 62
 
@@ -102,7 +108,8 @@ class Channel:
         return self._token
 
     def know(self, siblings: list[Channel]) -> None:
-        """Tell whose replies a raw socket also sees: a packet of another channel of this agent is not foreign."""
+        """Tell whose replies a raw socket also sees: a packet of another channel of this agent is not
+        foreign."""
         self._siblings = np.array([channel.token for channel in siblings if channel is not self], np.uint64)
 
     def next_due(self) -> int:
@@ -175,7 +182,11 @@ class Channel:
         if self._header and not (data[:, 0] == 0x45).all():
             data = _without_options(data)
         echo = icmp.echo_view(data, self._header)
-        good = (echo["type"] == self._reply) & (echo["token"] == self._token) & (replies.length >= self._header + icmp.HEADER)
+        good = (
+            (echo["type"] == self._reply)
+            & (echo["token"] == self._token)
+            & (replies.length >= self._header + icmp.HEADER)
+        )
         numbers = echo["number"].astype(np.int64)
         if not good.all():
             strange = ~good
@@ -204,7 +215,8 @@ class Channel:
             self.counters.foreign += 1
 
     def _error(self, error: icmp.IcmpError | None) -> None:
-        """Attribute an ICMP error to its probe, by the secret where it is quoted, else by flow, sequence and destination."""
+        """Attribute an ICMP error to its probe, by the secret where it is quoted, else by flow, sequence and
+        destination."""
         if error is None:
             self.counters.unanswerable += 1
             return
@@ -228,7 +240,7 @@ class Channel:
         return self.ledger.cut(until)
 
 
-def _without_options(data: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _without_options(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The same packets with their IPv4 options cut out, so that ICMP starts at byte 20 everywhere."""
     out = data.copy()
     for i in np.flatnonzero(data[:, 0] != 0x45):

@@ -1,8 +1,12 @@
-"""Channels and a clock in, closed windows out: one thread that wakes on a tick, sends what is due and drains lazily.
+"""Channels and a clock in, closed windows out: one thread that wakes on a tick, sends what is due and drains
+lazily.
 
-`turn` does all the work and returns when it wants to be called again, so a test drives it with a clock of its own;
-`run` is the thread's loop around it. Windows are aligned to the wall clock. A window is cut when no reply to one of its probes can
-be in time any more, and only after both queues have been emptied: a stalled host makes a window late, not lossy.
+`turn` does all the work and returns when it wants to be called again, so a test drives it with a clock of
+its own;
+`run` is the thread's loop around it. Windows are aligned to the wall clock. A window is cut when no reply to
+one of its probes can
+be in time any more, and only after both queues have been emptied: a stalled host makes a window late, not
+lossy.
 """
 
 from __future__ import annotations
@@ -76,7 +80,7 @@ class Engine:
         tick: int,
         flows: int,
         on_cut: Callable[[Cut], None],
-        on_notice: Callable[[Notice], None] = lambda notice: None,
+        on_notice: Callable[[Notice], None] = lambda _: None,
         drain_every: int = DRAIN_EVERY,
     ) -> None:
         self.channels = list(channels)
@@ -121,7 +125,9 @@ class Engine:
         wall = self.to_mono.wall(now)
         self._open_window(wall)
         by = self.to_mono.stepped_by / 1e6
-        self._on_notice(Notice("clock", f"wall clock stepped by {by:+.3f} ms; a shortened window marks it", wall))
+        self._on_notice(
+            Notice("clock", f"wall clock stepped by {by:+.3f} ms; a shortened window marks it", wall)
+        )
 
     def _cut(self, window: _Window) -> None:
         samples = tuple(channel.cut(window.mono_end) for channel in self.channels)
@@ -131,7 +137,9 @@ class Engine:
         totals = np.zeros((3, self._flows), np.int64)
         for channel in self.channels:
             ledger = channel.ledger
-            for total, column in zip(totals, (ledger.late, ledger.late_duplicates, ledger.late_errors), strict=True):
+            for total, column in zip(
+                totals, (ledger.late, ledger.late_duplicates, ledger.late_errors), strict=True
+            ):
                 total += column
                 column[:] = 0
         return Strays(totals[0], totals[1], totals[2])
@@ -168,7 +176,9 @@ class Engine:
             self.counters.late_ticks += 1
         if late > STALL:
             self.counters.stalls += 1
-            text = f"this host did not run the agent for {late / 1e6:.0f} ms; probes due then were sent late or skipped"
+            text = (
+                f"this host did not run the agent for {late / 1e6:.0f} ms; probes left late or were skipped"
+            )
             self._on_notice(Notice("host", text, self.to_mono.wall(now)))
 
     def _drain(self) -> None:

@@ -1,7 +1,10 @@
-"""Probe numbers, stamps and replies in, samples out: what is known of every probe of one socket. Pure numpy, no clock.
+"""Probe numbers, stamps and replies in, samples out: what is known of every probe of one socket. Pure numpy,
+no clock.
 
-A ring of columns, one row a probe, indexed by probe number: filling in a batch of replies is one indexed assignment, and
-a window is a run of rows. Nothing is judged here; `probe.windows` decides what is lost or late when a window closes.
+A ring of columns, one row a probe, indexed by probe number: filling in a batch of replies is one indexed
+assignment, and
+a window is a run of rows. Nothing is judged here; `probe.windows` decides what is lost or late when a window
+closes.
 
     floor          head              planned
       |  in flight   |  planned, not sent  |          (numbers grow to the right)
@@ -133,7 +136,8 @@ class Ledger:
         self.state[row] |= ERROR | LOCAL if local else ERROR
 
     def find(self, sequence: int) -> int:
-        """The number of the latest sent probe whose low 16 bits are `sequence` (unwrapped from the last one sent)."""
+        """The number of the latest sent probe whose low 16 bits are `sequence` (unwrapped from the last one
+        sent)."""
         last = self.head - 1
         return last - ((last - sequence) & 0xFFFF)
 

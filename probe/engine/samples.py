@@ -16,9 +16,11 @@ LOCAL = 16  # ... and this host itself made that error: the probe never left
 
 @dataclass(frozen=True)
 class Samples:
-    """Probes of one socket in the order in which they were due; rows from `inside` on belong to later windows.
+    """Probes of one socket in the order in which they were due; rows from `inside` on belong to later
+    windows.
 
-    The later rows are there because a reply is reordered when the reply to a *later* probe overtook it. All arrays
+    The later rows are there because a reply is reordered when the reply to a *later* probe overtook it. All
+    arrays
     have shape (n,), times are integer ns on the monotonic clock's scale, 0 means 'never'.
     """
 
@@ -47,7 +49,8 @@ class Strays:
 class Cut:
     """One closed window of every flow.
 
-    start_ns, end_ns: wall clock, ns since the epoch; `start_ns` is a multiple of the length unless the engine itself
+    start_ns, end_ns: wall clock, ns since the epoch; `start_ns` is a multiple of the length unless the
+    engine itself
     began, or the wall clock was stepped, inside the window.
     """
 

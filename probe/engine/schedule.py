@@ -1,7 +1,9 @@
 """Intervals in, due times out: an open-loop schedule that never waits for a reply. Pure; time is an argument.
 
-Flows of one interval are spread evenly over it, so no tick is a burst and no two agents that start together stay in step.
-`poisson` draws the gaps from an exponential distribution (RFC 2330 section 11.1.1), for which probes meet an unbiased state of the path.
+Flows of one interval are spread evenly over it, so no tick is a burst and no two agents that start together
+stay in step.
+`poisson` draws the gaps from an exponential distribution (RFC 2330 section 11.1.1), for which probes meet an
+unbiased state of the path.
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ class Saturated:
         """0 (overdue) until all have been taken."""
         return 0 if self._left else int(_FAR)
 
-    def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # noqa: ARG002 - Schedule's signature
         """The next `limit` probes, all of them overdue since the clock's zero."""
         count = min(limit, self._left)
         flows = (self._at + np.arange(count)) % self._flows

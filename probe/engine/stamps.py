@@ -1,7 +1,10 @@
-"""Kernel stamps (wall clock) in, the same instants on the monotonic scale out, also across a step of the wall clock.
+"""Kernel stamps (wall clock) in, the same instants on the monotonic scale out, also across a step of the
+wall clock.
 
-The kernel stamps packets with the wall clock, which an operator or NTP may step between a probe and its reply. CLOCK_REALTIME and
-CLOCK_MONOTONIC run at the same (slewed) rate, so their difference changes by steps alone. It is therefore measured at every
+The kernel stamps packets with the wall clock, which an operator or NTP may step between a probe and its
+reply. CLOCK_REALTIME and
+CLOCK_MONOTONIC run at the same (slewed) rate, so their difference changes by steps alone. It is therefore
+measured at every
 drain, and taken over only when it moved by more than reading both clocks can explain: without a step, a
 round-trip time is exactly the difference of the two stamps.
 """
@@ -42,7 +45,8 @@ class WallToMono:
         """`stamps` (wall ns, 0 = none) as monotonic ns; 0 stays 0."""
         mono = stamps - self.offset
         if self.stepped_by:
-            # One of the two offsets puts the stamp between the last drain and now; a small step may leave both possible.
+            # One of the two offsets puts the stamp between the last drain and now; a small step may leave
+            # both possible.
             old = stamps - self._before
             implausible = (mono > self._now + MILLISECOND) | (mono < self._since - MILLISECOND)
             mono = np.where(implausible & (old <= self._now + MILLISECOND), old, mono)

@@ -25,7 +25,8 @@ class _Timex(ctypes.Structure):
 
 @dataclass(frozen=True)
 class ClockState:
-    """`synchronised`: somebody disciplines the clock. `error_ns`: its maximum error by the kernel's account."""
+    """`synchronised`: somebody disciplines the clock. `error_ns`: its maximum error by the kernel's
+    account."""
 
     synchronised: bool
     error_ns: int

@@ -6,7 +6,8 @@ import socket
 
 
 def default_gateways() -> list[str]:
-    """Addresses of the default routes' next hops, IPv4 first; empty where there are none or netlink is refused."""
+    """Addresses of the default routes' next hops, IPv4 first; empty where there are none or netlink is
+    refused."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 def word_sums(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Sum of the 16-bit big-endian words of each row, not yet folded.
 
-    `rows`: uint8, shape (n, width), width even (an odd last byte is padded with zero by the caller, RFC 1071 section 4.1).
+    `rows`: uint8, shape (n, width), width even (an odd last byte is padded with zero by the caller, RFC 1071
+    section 4.1).
     Returns int64, shape (n,).
     """
     words = np.ascontiguousarray(rows).view(">u2")
@@ -29,6 +30,7 @@ def fold(sums: NDArray[np.int64]) -> NDArray[np.uint16]:
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum of one run of bytes (RFC 1071); over a packet that carries a right one it is 0."""
+    """The Internet checksum of one run of bytes (RFC 1071); over a packet that carries a right one it is
+    0."""
     padded = data + b"\0" if len(data) % 2 else data
     return int(fold(word_sums(np.frombuffer(padded, np.uint8).reshape(1, -1)))[0])

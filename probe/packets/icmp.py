@@ -17,7 +17,8 @@ An echo request as we send it (RFC 792, RFC 4443), `size` bytes of IP payload:
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
     |                    Padding up to `size` bytes ...             | 24
 
-The probe number counts every probe of one socket, so it alone says flow and sequence; nothing has to be unwrapped. Where a
+The probe number counts every probe of one socket, so it alone says flow and sequence; nothing has to be
+unwrapped. Where a
 router quotes only the first 8 bytes in an ICMP error, identifier and sequence lead back to it.
 """
 
@@ -53,7 +54,8 @@ _ECHO = np.dtype(
 def echo_view(rows: NDArray[np.uint8], offset: int = 0) -> NDArray[np.void]:
     """The columns of the packets that start at byte `offset` of each row; a view, nothing is copied.
 
-    `rows`: uint8, shape (n, pitch), C-contiguous, pitch >= offset + 24. Returns a structured array, shape (n,).
+    `rows`: uint8, shape (n, pitch), C-contiguous, pitch >= offset + 24. Returns a structured array, shape
+    (n,).
     """
     fields = _ECHO.fields
     assert fields is not None
@@ -71,12 +73,15 @@ def echo_view(rows: NDArray[np.uint8], offset: int = 0) -> NDArray[np.void]:
 class EchoWriter:
     """Writes echo requests into a packet matrix, a block of rows at a time.
 
-    `rows`: uint8, shape (n, pitch), the matrix that sendmmsg reads. `token`: 8 secret bytes. IPv6 and ping sockets leave
+    `rows`: uint8, shape (n, pitch), the matrix that sendmmsg reads. `token`: 8 secret bytes. IPv6 and ping
+    sockets leave
     the checksum to the kernel (`checksums=False`).
     """
 
     def __init__(self, rows: NDArray[np.uint8], token: bytes, request_type: int, checksums: bool) -> None:
-        rows[:, HEADER:] = np.frombuffer(_PADDING * (rows.shape[1] // 64 + 1), np.uint8)[: rows.shape[1] - HEADER]
+        rows[:, HEADER:] = np.frombuffer(_PADDING * (rows.shape[1] // 64 + 1), np.uint8)[
+            : rows.shape[1] - HEADER
+        ]
         self._view = echo_view(rows)
         self._view["type"] = request_type
         self._view["code"] = 0
@@ -95,7 +100,8 @@ class EchoWriter:
     def write(
         self, where: slice, numbers: NDArray[np.int64], ids: NDArray[np.uint16], sizes: NDArray[np.int64]
     ) -> None:
-        """Fill the rows of `where` with probes; all arrays have its length. `sizes` in bytes of IP payload."""
+        """Fill the rows of `where` with probes; all arrays have its length. `sizes` in bytes of IP
+        payload."""
         view = self._view[where]
         view["id"] = ids
         sequence = numbers & 0xFFFF
@@ -139,7 +145,8 @@ def parse_error4(packet: bytes) -> IcmpError | None:
 
 
 def parse_error6(packet: bytes, source: bytes) -> IcmpError | None:
-    """The error in an ICMPv6 message (no IP header) from `source`, or None. Quoted extension headers are not followed."""
+    """The error in an ICMPv6 message (no IP header) from `source`, or None. Quoted extension headers are not
+    followed."""
     quoted = packet[8:]
     if len(quoted) < 48 or quoted[0] >> 4 != 6 or quoted[6] != 58:
         return None
@@ -148,7 +155,8 @@ def parse_error6(packet: bytes, source: bytes) -> IcmpError | None:
 
 
 def parse_quoted(error_type: int, code: int, quoted: bytes, request: int, local: bool) -> IcmpError | None:
-    """The error that a ping socket's error queue reports: `quoted` is our own ICMP message, perhaps cut short."""
+    """The error that a ping socket's error queue reports: `quoted` is our own ICMP message, perhaps cut
+    short."""
     return _quoted_echo(error_type, code, quoted, request, b"", local)
 
 

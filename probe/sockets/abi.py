@@ -1,6 +1,8 @@
-"""Nothing in, Linux's socket structures out, as numpy dtypes, and its batch calls through ctypes (64-bit Linux).
+"""Nothing in, Linux's socket structures out, as numpy dtypes, and its batch calls through ctypes (64-bit
+Linux).
 
-The kernel reads and writes these arrays directly, so one assignment patches a whole batch. Sources: recvmmsg(2),
+The kernel reads and writes these arrays directly, so one assignment patches a whole batch. Sources:
+recvmmsg(2),
 sendmmsg(2), cmsg(3), include/uapi/linux/net_tstamp.h, include/uapi/linux/errqueue.h.
 """
 
@@ -28,11 +30,26 @@ SOCKADDR = 28  # sizeof(struct sockaddr_in6); a sockaddr_in fits in
 # sock_extended_err that says which packet the stamp belongs to:
 #
 #   0 cmsg_len(8) level(4) type(4) | 16 software sec(8) nsec(8) | 32 legacy (16) | 48 hardware sec(8) nsec(8)
-#  64 cmsg_len(8) level(4) type(4) | 80 errno(4) origin(1) type(1) code(1) pad(1) info(4) data(4) | 96 offender ...
+#  64 cmsg_len(8) level(4) type(4) | 80 errno(4) origin(1) type(1) code(1) pad(1) info(4) data(4) | 96
+# offender ...
 CONTROL_SIZE = 192
 CONTROL = np.dtype(
     {
-        "names": ["len", "level", "type", "sec", "nsec", "hw_sec", "hw_nsec", "errno", "origin", "ee_type", "ee_code", "info", "id"],
+        "names": [
+            "len",
+            "level",
+            "type",
+            "sec",
+            "nsec",
+            "hw_sec",
+            "hw_nsec",
+            "errno",
+            "origin",
+            "ee_type",
+            "ee_code",
+            "info",
+            "id",
+        ],
         "formats": ["u8", "i4", "i4", "i8", "i8", "i8", "i8", "u4", "u1", "u1", "u1", "u4", "u4"],
         "offsets": [0, 8, 12, 16, 24, 48, 56, 80, 84, 85, 86, 88, 92],
         "itemsize": CONTROL_SIZE,
@@ -77,7 +94,8 @@ _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 
 
 def sendmmsg(fd: int, headers: int, count: int) -> int:
-    """Send `count` messages whose mmsghdr array is at address `headers`. Returns how many, or -errno for the first."""
+    """Send `count` messages whose mmsghdr array is at address `headers`. Returns how many, or -errno for the
+    first."""
     sent = _sendmmsg(fd, headers, count, MSG_DONTWAIT)
     return sent if sent >= 0 else -ctypes.get_errno()
 

@@ -1,4 +1,5 @@
-"""A family and socket options in, an open probe socket out: raw with CAP_NET_RAW, a ping socket where the kernel allows it."""
+"""A family and socket options in, an open probe socket out: raw with CAP_NET_RAW, a ping socket where the
+kernel allows it."""
 
 from __future__ import annotations
 
@@ -29,11 +30,14 @@ class SocketOptions:
     receive_buffer: int = 16 << 20  # bytes; shared by replies and TX stamps
 
 
-def open_icmp(options: SocketOptions, *, allow_raw: bool = True, choose_id: bool | None = None) -> PacketSocket:
+def open_icmp(
+    options: SocketOptions, *, allow_raw: bool = True, choose_id: bool | None = None
+) -> PacketSocket:
     """Open a socket for ICMP echo probes with kernel stamps in both directions.
 
     `allow_raw=False` and `choose_id=False` ask for the fallbacks that other hosts would get.
-    Raises: PrivilegeError where neither kind of socket is allowed; SocketError where the family is not available.
+    Raises: PrivilegeError where neither kind of socket is allowed; SocketError where the family is not
+        available.
     """
     handle, raw = _open(options.family, allow_raw)
     try:
@@ -68,10 +72,11 @@ def privilege_remedy() -> str:
         allowed = " ".join(PING_GROUP_RANGE.read_text().split())
     except OSError:
         allowed = "unknown"
+    group = os.getegid()
     return (
-        "the kernel refuses probe sockets to this process. Either give it CAP_NET_RAW (run it as root, or with "
-        "AmbientCapabilities=CAP_NET_RAW in its systemd unit), or allow unprivileged ping sockets for its group: "
-        f"sysctl -w net.ipv4.ping_group_range='{os.getegid()} {os.getegid()}' (now: '{allowed}')"
+        "the kernel refuses probe sockets to this process. Either give it CAP_NET_RAW (run it as root, or "
+        "with AmbientCapabilities=CAP_NET_RAW in its systemd unit), or allow unprivileged ping sockets for "
+        f"its group: sysctl -w net.ipv4.ping_group_range='{group} {group}' (now: '{allowed}')"
     )
 
 
@@ -103,7 +108,8 @@ def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None
 
 @cache
 def kernel_takes_ids() -> bool:
-    """Whether the kernel knows SCM_TS_OPT_ID: ask it, on a packet that it refuses to send anyway (broadcast)."""
+    """Whether the kernel knows SCM_TS_OPT_ID: ask it, on a packet that it refuses to send anyway
+    (broadcast)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
         try:
             trial.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)

@@ -1,7 +1,10 @@
-"""A block of prepared rows in, packets on the wire out; replies, TX stamps and ICMP errors back, each with the kernel's time.
+"""A block of prepared rows in, packets on the wire out; replies, TX stamps and ICMP errors back, each with
+the kernel's time.
 
-One socket carries every probe of one address family with the same socket options. All memory that the kernel touches
-is allocated once: a ring of packet rows to send, and one block each for what comes back on the ordinary and on the error queue.
+One socket carries every probe of one address family with the same socket options. All memory that the kernel
+touches
+is allocated once: a ring of packet rows to send, and one block each for what comes back on the ordinary and
+on the error queue.
 """
 
 from __future__ import annotations
@@ -23,13 +26,22 @@ PITCH = 192  # bytes kept of what is received: enough for an ICMP error with IP 
 
 # Errors that a ping socket reports on the next call although that call's own packet is fine (sk_err).
 _LEFT_OVER = frozenset(
-    {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.EPROTO, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.EACCES}
+    {
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ECONNREFUSED,
+        errno.EPROTO,
+        errno.EMSGSIZE,
+        errno.EOPNOTSUPP,
+        errno.EACCES,
+    }
 )
 
 
 @dataclass(frozen=True)
 class Replies:
-    """What one receive call took: `data` uint8 (n, PITCH), `length` bytes on the wire, `stamp` wall ns (0: none)."""
+    """What one receive call took: `data` uint8 (n, PITCH), `length` bytes on the wire, `stamp` wall ns (0:
+    none)."""
 
     data: NDArray[np.uint8]
     length: NDArray[np.uint32]
@@ -39,7 +51,8 @@ class Replies:
 
 @dataclass(frozen=True)
 class Stamps:
-    """What one error-queue call took: ids (uint32) and wall ns (int64) of TX stamps; `errors` of ping sockets."""
+    """What one error-queue call took: ids (uint32) and wall ns (int64) of TX stamps; `errors` of ping
+    sockets."""
 
     ids: NDArray[np.uint32]
     stamp: NDArray[np.int64]
@@ -67,8 +80,11 @@ class ProbeSocket(Protocol):
     def set_destinations(self, addresses: list[bytes]) -> None:
         """Sockaddrs (28 bytes) that `prepare` refers to by index."""
 
-    def prepare(self, where: slice, destinations: NDArray[np.int64], sizes: NDArray[np.int64], ids: NDArray[np.uint32]) -> None:
-        """Say for the rows of `where`: to whom, how many bytes, and under which id the TX stamp comes back."""
+    def prepare(
+        self, where: slice, destinations: NDArray[np.int64], sizes: NDArray[np.int64], ids: NDArray[np.uint32]
+    ) -> None:
+        """Say for the rows of `where`: to whom, how many bytes, and under which id the TX stamp comes
+        back."""
 
     def send(self, start: int, stop: int) -> tuple[int, int]:
         """Send rows [start, stop). Returns (how many left, errno that refused the next one, or 0)."""
@@ -92,12 +108,13 @@ class PacketSocket:
     Args:
         handle: the open socket, options set (see `probe.sockets.opening`).
         raw: whether it is a raw socket (on IPv4 the IP header then comes with each packet).
-        choose_id: whether the kernel takes our own TX stamp ids (SCM_TS_OPT_ID, Linux 6.13); otherwise its counter is followed.
+        choose_id: whether the kernel takes our own TX stamp ids (SCM_TS_OPT_ID, Linux 6.13); otherwise its
+            counter is followed.
         max_size: largest IP payload in bytes that will be sent.
     """
 
     def __init__(self, handle: socket.socket, *, raw: bool, choose_id: bool, max_size: int) -> None:
-        self.family = handle.family
+        self.family = int(handle.family)
         self.raw = raw
         self.choose_id = choose_id
         self._socket = handle
@@ -115,7 +132,9 @@ class PacketSocket:
         self._send_id["level"] = socket.SOL_SOCKET
         self._send_id["type"] = abi.SCM_TS_OPT_ID
         if choose_id:
-            self._tx["control"] = self._send_id.ctypes.data + np.arange(ROWS, dtype=np.uint64) * abi.SEND_ID.itemsize
+            self._tx["control"] = (
+                self._send_id.ctypes.data + np.arange(ROWS, dtype=np.uint64) * abi.SEND_ID.itemsize
+            )
             self._tx["controllen"] = abi.SEND_ID.itemsize
         self._tx_at = self._tx.ctypes.data
         self._names = np.zeros((0, abi.SOCKADDR), np.uint8)
@@ -167,7 +186,9 @@ class PacketSocket:
             return None
         control = self._rx.control[:count]
         stamp = control["sec"] * 1_000_000_000 + control["nsec"]
-        odd = (self._rx.headers["controllen"][:count] < abi.STAMP_SPACE) | (control["type"] != abi.SO_TIMESTAMPING)
+        odd = (self._rx.headers["controllen"][:count] < abi.STAMP_SPACE) | (
+            control["type"] != abi.SO_TIMESTAMPING
+        )
         if odd.any():
             stamp[odd] = 0
         return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, self._rx.names[:count])
@@ -178,15 +199,17 @@ class PacketSocket:
             return None
         control = self._err.control[:count]
         stamped = (control["origin"] == abi.ORIGIN_TIMESTAMPING) & (control["type"] == abi.SO_TIMESTAMPING)
+        errors: tuple[QuotedError, ...] = ()
         if stamped.all():
-            ids, stamp, errors = control["id"], control["sec"] * 1_000_000_000 + control["nsec"], ()
+            ids, stamp = control["id"], control["sec"] * 1_000_000_000 + control["nsec"]
         else:
-            errors = tuple(self._error(i) for i in np.flatnonzero(~stamped))
+            seen = (self._error(int(i)) for i in np.flatnonzero(~stamped))
+            errors = tuple(error for error in seen if error is not None)
             kept = control[stamped]
             ids, stamp = kept["id"], kept["sec"] * 1_000_000_000 + kept["nsec"]
         if not self.choose_id:
             ids, stamp = self._counter.translate(ids, stamp)
-        return Stamps(ids, stamp, tuple(e for e in errors if e is not None), count == BLOCK)
+        return Stamps(ids, stamp, errors, count == BLOCK)
 
     def _error(self, i: int) -> QuotedError | None:
         """The ICMP error of row i: SCM_TIMESTAMPING may stand before the extended error, or not."""
@@ -199,10 +222,15 @@ class PacketSocket:
             kind = int.from_bytes(control[at + 12 : at + 16], "little")
             if length < 16:
                 return None
-            if (level, kind) in ((socket.IPPROTO_IP, abi.IP_RECVERR), (socket.IPPROTO_IPV6, abi.IPV6_RECVERR)):
+            if (level, kind) in (
+                (socket.IPPROTO_IP, abi.IP_RECVERR),
+                (socket.IPPROTO_IPV6, abi.IPV6_RECVERR),
+            ):
                 origin, error_type, code = control[at + 20 : at + 23]
                 quoted = self._err.data[i, : min(int(self._err.headers["len"][i]), PITCH)].tobytes()
-                return QuotedError(error_type, code, origin not in (abi.ORIGIN_ICMP, abi.ORIGIN_ICMP6), quoted)
+                return QuotedError(
+                    error_type, code, origin not in (abi.ORIGIN_ICMP, abi.ORIGIN_ICMP6), quoted
+                )
             at += (length + 7) & ~7
         return None
 
@@ -242,7 +270,8 @@ class _ReceiveBlock:
         self._at = self.headers.ctypes.data
 
     def take(self, fd: int, flags: int) -> int:
-        """One recvmmsg call. Returns the number of messages, 0 when there are none; raises SocketError on a defect."""
+        """One recvmmsg call. Returns the number of messages, 0 when there are none; raises SocketError on a
+        defect."""
         if self._used:  # the kernel wrote the lengths of what it delivered: offer the whole space again
             self.headers["controllen"][: self._used] = self._control_space
             self.headers["namelen"][: self._used] = abi.SOCKADDR
@@ -263,7 +292,8 @@ class _ReceiveBlock:
 class _KernelCounter:
     """Follows the kernel's own TX stamp counter (before Linux 6.13): its id -> the id we gave the packet.
 
-    The kernel counts accepted packets from 0 after each restart; ids of before a restart are dropped, never guessed.
+    The kernel counts accepted packets from 0 after each restart; ids of before a restart are dropped, never
+    guessed.
     """
 
     def __init__(self) -> None:

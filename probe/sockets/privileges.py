@@ -1,4 +1,5 @@
-"""A user name in, a process with CAP_NET_RAW and no other capability out (Linux capabilities(7), through ctypes)."""
+"""A user name in, a process with CAP_NET_RAW and no other capability out (Linux capabilities(7), through
+ctypes)."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def drop_privileges(user: str = "") -> None:
     """Keep CAP_NET_RAW where the process has it, give up every other capability, and leave uid 0 for `user`.
 
-    Capabilities belong to a thread: call this before any thread is started. CAP_NET_RAW stays so that a changed settings
-    file can open new sockets. Raises: UsageError where `user` does not exist or this process may not become it.
+    Capabilities belong to a thread: call this before any thread is started. CAP_NET_RAW stays so that a
+    changed settings
+    file can open new sockets. Raises: UsageError where `user` does not exist or this process may not become
+    it.
     """
     held = permitted()
     keep = held & (1 << CAP_NET_RAW)
@@ -37,7 +40,9 @@ def _become(user: str) -> None:
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        raise UsageError(f"agent.user: no user {user!r} on this host (create it, or leave the key out)") from None
+        raise UsageError(
+            f"agent.user: no user {user!r} on this host (create it, or leave the key out)"
+        ) from None
     if account.pw_uid == os.geteuid():
         return
     _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
@@ -46,7 +51,9 @@ def _become(user: str) -> None:
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     except PermissionError:
-        raise UsageError(f"agent.user: only root can become {user!r} (start as root, or leave the key out)") from None
+        raise UsageError(
+            f"agent.user: only root can become {user!r} (start as root, or leave the key out)"
+        ) from None
 
 
 def permitted() -> int:

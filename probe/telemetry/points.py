@@ -24,7 +24,8 @@ IPDV = ("ipdv_mean_ns", "ipdv_p99_ns")
 
 
 def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
-    """The fields of one flow's `probe` point; empty where nothing at all happened. What has no value is absent."""
+    """The fields of one flow's `probe` point; empty where nothing at all happened. What has no value is
+    absent."""
     values = {name: int(column[flow]) for name, column in summaries.values.items()}
     if not any(values[name] for name in COUNTS):
         return {}
@@ -43,7 +44,8 @@ def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
 
 
 def probe_lines(summaries: Summaries, series: Sequence[str]) -> list[str]:
-    """One `probe` line for every flow to which anything happened; `series[flow]` is its measurement and tags."""
+    """One `probe` line for every flow to which anything happened; `series[flow]` is its measurement and
+    tags."""
     made = []
     for flow, head in enumerate(series):
         if fields := probe_fields(summaries, flow):
@@ -61,7 +63,12 @@ def histogram_lines(
     ]
 
 
-def event_line(tags: Mapping[str, str], kind: str, text: str, detail: Mapping[str, object], time_ns: int) -> str:
+def event_line(
+    tags: Mapping[str, str], kind: str, text: str, detail: Mapping[str, object], time_ns: int
+) -> str:
     """One `event` line; `detail` becomes JSON."""
-    fields: dict[str, Value] = {"text": text, "detail": json.dumps(detail, separators=(",", ":"), default=str)}
+    fields: dict[str, Value] = {
+        "text": text,
+        "detail": json.dumps(detail, separators=(",", ":"), default=str),
+    }
     return encode(series_text("event", {**tags, "kind": kind}), fields, time_ns)

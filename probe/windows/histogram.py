@@ -1,8 +1,11 @@
 """Round-trip times in, counts of log-linear buckets out: four buckets an octave, mergeable by adding.
 
-A bucket holds lower < x <= upper. Its upper bounds are 2^k * {1, 5/4, 6/4, 7/4} ns from 1,024 ns to 2^36 ns (69 s); what is smaller
-falls into the first bucket, what is larger into +Inf. Any percentile read from merged buckets is therefore at most
-25 % above the exact one. The bounds do not depend on the data, so every agent and every window has the same ones.
+A bucket holds lower < x <= upper. Its upper bounds are 2^k * {1, 5/4, 6/4, 7/4} ns from 1,024 ns to 2^36 ns
+(69 s); what is smaller
+falls into the first bucket, what is larger into +Inf. Any percentile read from merged buckets is therefore
+at most
+25 % above the exact one. The bounds do not depend on the data, so every agent and every window has the same
+ones.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ _PER_OCTAVE = 4
 BUCKETS = (_HIGHEST - _LOWEST) * _PER_OCTAVE + 2  # with the first and +Inf
 
 BOUNDS: tuple[int, ...] = tuple(
-    (1 << (_LOWEST + i // _PER_OCTAVE)) * (_PER_OCTAVE + i % _PER_OCTAVE) // _PER_OCTAVE for i in range(BUCKETS - 1)
+    (1 << (_LOWEST + i // _PER_OCTAVE)) * (_PER_OCTAVE + i % _PER_OCTAVE) // _PER_OCTAVE
+    for i in range(BUCKETS - 1)
 )
 LABELS: tuple[str, ...] = (*(f"{bound:012d}" for bound in BOUNDS), "+Inf")
 
@@ -41,4 +45,6 @@ class Histogram:
         flow, bucket = np.nonzero(self._counts)
         counts = self._counts[flow, bucket]
         self._counts[:] = 0
-        return [(f, LABELS[b], c) for f, b, c in zip(flow.tolist(), bucket.tolist(), counts.tolist(), strict=True)]
+        return [
+            (f, LABELS[b], c) for f, b, c in zip(flow.tolist(), bucket.tolist(), counts.tolist(), strict=True)
+        ]

@@ -1,6 +1,8 @@
-"""One window's samples in, every statistic of every flow out, exactly: each is computed from the samples themselves.
+"""One window's samples in, every statistic of every flow out, exactly: each is computed from the samples
+themselves.
 
-Every flow is handled in the same few array operations: samples are sorted by flow once, and what has to stay inside a flow
+Every flow is handled in the same few array operations: samples are sorted by flow once, and what has to stay
+inside a flow
 (runs, differences, ranks) is kept there by comparing neighbours. docs/measuring.md defines each field.
 """
 
@@ -16,7 +18,12 @@ from probe.engine.samples import ERROR, LOCAL, SENT, SKIPPED, Cut, Samples
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-PERCENTILES = {"rtt_p50_ns": (50, 100), "rtt_p90_ns": (90, 100), "rtt_p99_ns": (99, 100), "rtt_p999_ns": (999, 1000)}
+PERCENTILES = {
+    "rtt_p50_ns": (50, 100),
+    "rtt_p90_ns": (90, 100),
+    "rtt_p99_ns": (99, 100),
+    "rtt_p999_ns": (999, 1000),
+}
 _JITTER_GAIN = 16  # RFC 3550 section 6.4.1: J += (|D| - J) / 16
 
 
@@ -24,7 +31,8 @@ _JITTER_GAIN = 16  # RFC 3550 section 6.4.1: J += (|D| - J) / 16
 class Summaries:
     """The statistics of one window, one row a flow. Every array has shape (flows,) and dtype int64.
 
-    `values` holds the fields of the measurement `probe` but `loss`; `timed`, `pairs` and `steps` say where the RTT, the IPDV and
+    `values` holds the fields of the measurement `probe` but `loss`; `timed`, `pairs` and `steps` say where
+    the RTT, the IPDV and
     the jitter fields have a value: a flow with nothing received has no RTT (never 0).
     """
 
@@ -57,7 +65,8 @@ def judge(samples: Samples, timeout: int) -> Outcomes:
     # Stamps out of order are no measurement: fall back to our own clock and say so.
     stamped &= samples.rx >= samples.tx
     rtt = samples.rx - np.where(stamped, samples.tx, samples.sent)
-    # The kernel stamps this flow's probes as they leave the host. One without a stamp that nobody answered is still here:
+    # The kernel stamps this flow's probes as they leave the host. One without a stamp that nobody answered
+    # is still here:
     # dropped by a queue, or waiting for a neighbour.
     stuck = (samples.tx == 0) & samples.stamping[samples.flow]
     local = (samples.state & LOCAL) != 0
@@ -96,7 +105,8 @@ def summarise(cut: Cut, flows: int, timeout: int) -> Summaries:
         "received": got,
         "lost": sent - got,
         "late": count(answered & inside & ~received) + cut.strays.late,
-        "duplicates": np.bincount(flow, samples.duplicates[order] * inside, flows).astype(np.int64) + cut.strays.duplicates,
+        "duplicates": np.bincount(flow, samples.duplicates[order] * inside, flows).astype(np.int64)
+        + cut.strays.duplicates,
         "reordered": count(_reordered(flow, rx, answered) & inside),
         "errors": count(outcomes.failed[order] & inside) + cut.strays.errors,
         "loss_burst_max": _longest_runs(flow[left], ~received[left], flows),
@@ -107,7 +117,9 @@ def summarise(cut: Cut, flows: int, timeout: int) -> Summaries:
     number = _rtt_values(flow[timed], rtt[timed], flows, values)
     _jitter(flow[timed], rtt[timed], rx[timed], flows, values)
     pairs = _ipdv(flow[left], rtt[left], timed[left], flows, values)
-    return Summaries(cut.start_ns, cut.end_ns, values, number, pairs, flow[timed].astype(np.int32), rtt[timed])
+    return Summaries(
+        cut.start_ns, cut.end_ns, values, number, pairs, flow[timed].astype(np.int32), rtt[timed]
+    )
 
 
 def _joined(parts: tuple[Samples, ...], flows: int) -> Samples:
@@ -163,7 +175,8 @@ def _longest_runs(flow: Ints, lost: Mask, flows: int) -> Ints:
 
 
 def _reordered(flow: Ints, rx: Ints, answered: Mask) -> Mask:
-    """RFC 4737 section 3.3: a reply is reordered when the reply to a later probe of its flow arrived before it."""
+    """RFC 4737 section 3.3: a reply is reordered when the reply to a later probe of its flow arrived before
+    it."""
     out = np.zeros(len(flow), np.bool_)
     who = np.flatnonzero(answered)
     if len(who) < 2:
@@ -188,7 +201,8 @@ def _ranks(n: Ints, numerator: int, denominator: int) -> Ints:
 
 
 def _rtt_values(flow: Ints, rtt: Ints, flows: int, values: dict[str, Ints]) -> Ints:
-    """Fill in minimum, maximum, mean, standard deviation and percentiles. Returns the number of RTTs of each flow."""
+    """Fill in minimum, maximum, mean, standard deviation and percentiles. Returns the number of RTTs of each
+    flow."""
     n = np.bincount(flow, minlength=flows)
     for name in ("rtt_min_ns", "rtt_mean_ns", "rtt_stddev_ns", *PERCENTILES, "rtt_max_ns"):
         values[name] = np.zeros(flows, np.int64)
@@ -213,7 +227,8 @@ def _rtt_values(flow: Ints, rtt: Ints, flows: int, values: dict[str, Ints]) -> I
 
 
 def _jitter(flow: Ints, rtt: Ints, rx: Ints, flows: int, values: dict[str, Ints]) -> None:
-    """RFC 3550 section 6.4.1 over RTTs in order of arrival, from J = 0: J_n is a weighted sum of the |D_i|."""
+    """RFC 3550 section 6.4.1 over RTTs in order of arrival, from J = 0: J_n is a weighted sum of the
+    |D_i|."""
     order = np.lexsort((rx, flow))
     flow, rtt = flow[order], rtt[order]
     same = _same_flow(flow)
@@ -222,11 +237,14 @@ def _jitter(flow: Ints, rtt: Ints, rx: Ints, flows: int, values: dict[str, Ints]
     n = np.bincount(flow, minlength=flows)
     to_go = (np.cumsum(n)[flow] - 1) - np.arange(len(flow))
     weight = (1 - 1 / _JITTER_GAIN) ** to_go.astype(np.float64) / _JITTER_GAIN
-    values["jitter_ns"] = np.rint(np.bincount(flow, np.where(same, change * weight, 0.0), flows)).astype(np.int64)
+    values["jitter_ns"] = np.rint(np.bincount(flow, np.where(same, change * weight, 0.0), flows)).astype(
+        np.int64
+    )
 
 
 def _ipdv(flow: Ints, rtt: Ints, timed: Mask, flows: int, values: dict[str, Ints]) -> Ints:
-    """RFC 3393: |difference| of the RTTs of consecutive probes, both received. Returns the number of pairs."""
+    """RFC 3393: |difference| of the RTTs of consecutive probes, both received. Returns the number of
+    pairs."""
     pair = np.zeros(len(flow), np.bool_)
     pair[1:] = timed[1:] & timed[:-1] & _same_flow(flow)[1:]
     later = np.flatnonzero(pair)
