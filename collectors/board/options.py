@@ -21,8 +21,8 @@ def initial() -> Options:
         "animation": False,
         "useUTC": True,
         "grid": [
-            {"left": _LEFT, "right": _RIGHT, "top": 14, "bottom": "38%"},
-            {"left": _LEFT, "right": _RIGHT, "top": "70%", "bottom": 26},
+            {"left": _LEFT, "right": _RIGHT, "top": 14, "bottom": "38%", "outerBoundsMode": "none"},
+            {"left": _LEFT, "right": _RIGHT, "top": "68%", "bottom": 26, "outerBoundsMode": "none"},
         ],
         "axisPointer": {"link": [{"xAxisIndex": "all"}]},
         "tooltip": {

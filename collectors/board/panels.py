@@ -12,7 +12,7 @@ from collectors.board.rows import Window
 from probe.clock import SECOND
 
 LIVE_FOR = 60 * SECOND  # an agent that sent nothing for so long is called silent
-_ALARMS = frozenset({"unreachable", "loss", "link"})
+_ALARMS = frozenset({"unreachable", "loss"})
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ create table point (
 ) without rowid;
 create index point_by_time on point (time);
 """
+_BEGINNING, _END = -(1 << 63), (1 << 63) - 1  # of time
 _PAGE = 2_000  # points a query fetches at once: no read transaction is held while somebody prints
 
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
@@ -155,32 +156,21 @@ class Reader:
 
     def latest(self, series: int) -> Stored | None:
         """The newest point of a series."""
-        rows = self._all(
-            "select series, time, fields from point where series = ? order by time desc limit 1", series
-        )
-        return _stored(rows[0]) if rows else None
+        return next(iter(self.tail(series, 1)), None)
 
-    def since(self, series: int, since_ns: int) -> list[Stored]:
-        """The points of one series with time >= `since_ns`, oldest first."""
+    def tail(self, series: int, count: int, since_ns: int = _BEGINNING, until_ns: int = _END) -> list[Stored]:
+        """The newest `count` points of a series with `since_ns` <= time <= `until_ns`, oldest first."""
         rows = self._all(
-            "select series, time, fields from point where series = ? and time >= ? order by time",
+            "select series, time, fields from point where series = ? and time between ? and ? "
+            "order by time desc limit ?",
             series,
             since_ns,
+            until_ns,
+            count,
         )
-        return [_stored(row) for row in rows]
+        return [_stored(row) for row in reversed(rows)]
 
-    def recent(self, measurement: str, since_ns: int, limit: int = 1_000_000) -> list[Stored]:
-        """The newest `limit` points of a measurement with time >= `since_ns`, newest first."""
-        rows = self._all(
-            "select series, time, fields from point where time >= ? and series in "
-            "(select id from series where measurement = ?) order by time desc limit ?",
-            since_ns,
-            measurement,
-            limit,
-        )
-        return [_stored(row) for row in rows]
-
-    def points(self, since_ns: int = -(1 << 63)) -> Iterator[Point]:
+    def points(self, since_ns: int = _BEGINNING) -> Iterator[Point]:
         """Every point with time >= `since_ns`, in order of time.
 
         Points written while one iterates come too, unless they are older than what was already given.

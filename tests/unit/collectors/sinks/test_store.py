@@ -174,9 +174,9 @@ def test_a_reader_sees_each_commit_while_a_writer_writes(tmp_path: Path) -> None
                 assert latest is not None
                 assert (latest.time_ns, latest.fields) == (T + k, {"sent": k})
             (series,) = reader.series("probe", target="t0", agent="a")
-            assert [p.time_ns - T for p in reader.since(series.id, T + 30)] == [30, 33, 36, 39, 42, 45, 48]
-            assert [p.time_ns - T for p in reader.recent("probe", T, limit=3)] == [49, 48, 47]
-            assert reader.recent("event", T) == []
+            assert [p.time_ns - T for p in reader.tail(series.id, 99, T + 30)] == [30, 33, 36, 39, 42, 45, 48]
+            assert [p.time_ns - T for p in reader.tail(series.id, 2, T + 30, T + 42)] == [39, 42]
+            assert reader.by_id(series.id) == series
             assert reader.series("probe", target="none") == []
             assert reader.latest(12345) is None
         await sink.close()
