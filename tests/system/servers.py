@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -26,7 +27,12 @@ from urllib.parse import urlencode
 
 import pytest
 
-PACKAGES = {"mosquitto": "mosquitto", "influxd": "influxdb", "victoria-metrics": "victoria-metrics"}
+PACKAGES = {
+    "mosquitto": "mosquitto",
+    "mosquitto_passwd": "mosquitto",
+    "influxd": "influxdb",
+    "victoria-metrics": "victoria-metrics",
+}
 START_DEADLINE_S = 60.0
 
 
@@ -176,9 +182,9 @@ def mosquitto(tmp_path: Path, *, extra_conf: str = "") -> Iterator[Server]:
     """A broker that lets everybody in unless `extra_conf` (lines of mosquitto.conf) says otherwise."""
     binary, port, directory = program("mosquitto"), free_port(), _directory(tmp_path, "mosquitto")
     lines = [f"listener {port} 127.0.0.1", "log_dest stderr"]
-    if os.geteuid() == 0 and "user " not in extra_conf:
+    if os.geteuid() == 0 and not re.search(r"^user ", extra_conf, re.MULTILINE):
         lines.append("user root")  # or it gives up root and cannot read pytest's directories
-    if "allow_anonymous" not in extra_conf:
+    if not re.search(r"^allow_anonymous ", extra_conf, re.MULTILINE):
         lines.append("allow_anonymous true")
     configuration = directory / "mosquitto.conf"
     configuration.write_text("\n".join([*lines, extra_conf, ""]))
