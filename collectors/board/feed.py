@@ -30,6 +30,7 @@ AHEAD = 60 * SECOND  # points further ahead of this host's clock than this are n
 WINDOWS = 600  # kept a target: HISTORY of windows of half a second
 AGENT_POINTS = 8  # what an agent's CPU share is told from
 CHART_POINTS = 50_000  # read for one chart: 6 h of windows of half a second
+REDRAWS = 720  # of a chart while its span passes: 6 h is read again every 30 s, 5 min as often as it changes
 MAX_ROWS, MAX_EVENTS, MAX_AGENTS, MAX_BUCKETS, MAX_CHARTS = 2_000, 100, 200, 400, 64
 
 Shown = Mapping[str, object]
@@ -54,6 +55,15 @@ class Chart:
     cells: list[charts.Cell] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A chart, and which data it was made of when."""
+
+    version: int = -1
+    mono_ns: int = 0
+    chart: Chart = field(default_factory=Chart)
+
+
 class Feed:
     """Reads the store at `path`. One event loop uses it; all reading happens in one thread."""
 
@@ -67,7 +77,7 @@ class Feed:
         self._agents: list[tuple[Mapping[str, str], list[Window]]] = []
         self._events: tuple[Event, ...] = ()
         self._whole_due = 0
-        self._charts: dict[tuple[int, int], tuple[int, Chart]] = {}
+        self._charts: dict[tuple[int, int], _Made] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="board")
 
     @property
@@ -169,11 +179,13 @@ class Feed:
 
     def _chart(self, series: int, span_ns: int) -> Chart:
         key = series, span_ns
-        version, chart = self._charts.get(key, (-1, Chart()))
+        made = self._charts.get(key, _Made())
+        now, mono, chart = self._clock.wall(), self._clock.mono(), made.chart
         one = self._reader.by_id(series) if self._reader is not None else None
-        if version == self.data_version or one is None or self._reader is None:
+        if one is None or self._reader is None or made.version == self.data_version:
             return chart
-        now = self._clock.wall()
+        if made.version >= 0 and mono - made.mono_ns < span_ns // REDRAWS:
+            return chart
         since, until = now - span_ns, now + AHEAD
         try:
             windows = _windows(self._reader.tail(series, CHART_POINTS, since, until))
@@ -188,7 +200,7 @@ class Feed:
         chart = Chart(charts.boxes(windows, span_ns), charts.cells(histograms, span_ns))
         if len(self._charts) >= MAX_CHARTS:
             self._charts.clear()
-        self._charts[key] = self.data_version, chart
+        self._charts[key] = _Made(self.data_version, mono, chart)
         return chart
 
 

@@ -1,0 +1,102 @@
+"""Two addresses and a folder in, a fan-in out: embedded broker, collector, store and board in one event loop.
+
+    agents -> broker -> collector -> store -> board
+
+It knows no agent: whoever wants one in the same process runs it inside the block, against `mqtt_url`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from collectors import collector
+from collectors.board.feed import Feed
+from collectors.listen import Listener, listen
+from collectors.sinks.embedded import EmbeddedSink
+from collectors.sinks.store import path_in
+from probe.errors import MissingPartError
+from probe.settings import CollectorSettings, CollectorTable, MqttTable
+
+log = logging.getLogger("coloprobe.station")
+
+BOARD = "127.0.0.1:8080"
+BROKER = "127.0.0.1:1883"
+_COLLECTOR = "embedded"  # its id
+
+
+@dataclass(frozen=True)
+class Station:
+    """A running fan-in. The URLs are what other hosts use, where it is open to them; `store` is the file."""
+
+    board_url: str
+    mqtt_url: str
+    store: Path
+
+
+@asynccontextmanager
+async def station(
+    *, board: str = BOARD, broker: str = BROKER, state_dir: str | Path
+) -> AsyncIterator[Station]:
+    """Run until the block is left; then the collector first finishes what it holds.
+
+    board, broker: 'HOST:PORT' to listen at; 0.0.0.0 opens to other hosts. Where BROKER itself is in use,
+    a free port is taken and logged; any other port in use is an error.
+    Raises: UsageError (an address cannot be had), SinkRefused (the store), MissingPartError, SettingsError.
+    """
+    try:
+        from collectors.board.server import serve
+        from collectors.broker import broker as mqtt_broker
+    except ModuleNotFoundError as missing:
+        raise MissingPartError(f"the embedded broker (Python module {missing.name})", "up") from None
+
+    folder = Path(state_dir)
+    async with AsyncExitStack() as stack:
+        # Everything that can be refused is asked for first, before anything runs.
+        board_at = _listen(stack, board, "--board")
+        broker_at = _listen(stack, broker, "--broker", fall_back=broker == BROKER)
+        sink = EmbeddedSink(path_in(folder))
+        stack.push_async_callback(sink.close)
+        feed = Feed(sink.path)
+        stack.callback(feed.close)
+        await stack.enter_async_context(mqtt_broker(broker_at.socket))
+        await stack.enter_async_context(serve(feed, board_at.socket, broker_at.url("mqtt")))
+        await stack.enter_async_context(_collecting(broker_at, folder, sink))
+        yield Station(board_at.url("http"), broker_at.url("mqtt"), sink.path)
+
+
+@asynccontextmanager
+async def _collecting(broker_at: Listener, folder: Path, sink: EmbeddedSink) -> AsyncIterator[None]:
+    settings = CollectorSettings(
+        collector=CollectorTable(id=_COLLECTOR, state_dir=str(folder)),
+        mqtt=MqttTable(url=broker_at.url("mqtt", from_here=True), share_group=""),
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        collector.run(settings, "the embedded collector", sink=sink, stop=stop), name="collector"
+    )
+    running.add_done_callback(lambda task: _tell(task, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.wait({running})
+    running.result()  # what went wrong with it is what went wrong here
+
+
+def _tell(task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    """Say at once that nothing is stored any more; agents keep what is not acknowledged."""
+    if not stop.is_set() and not task.cancelled():
+        log.error("the collector ended: %s", task.exception())
+
+
+def _listen(stack: AsyncExitStack, address: str, option: str, *, fall_back: bool = False) -> Listener:
+    listener = listen(address, option, fall_back=fall_back)
+    stack.callback(listener.socket.close)
+    if listener.note:
+        log.warning("%s: %s", option, listener.note)
+    return listener
