@@ -1,0 +1,234 @@
+"""Acknowledgements, losses and the time in, the next batch to publish out: pure, it holds numbers only.
+
+    numbers     1 ...... cursor ...... live ...... last
+                in flight  backlog, to   new: one by
+                or gone    be read       one, first
+
+- At most `window` batches are in flight: taken, and neither acknowledged nor given up.
+- New batches go first. The backlog follows oldest first, gets every second turn, and leaves some slots to
+  new batches, so that neither starves the other.
+- A batch that is not acknowledged within `ack_timeout` is published again, after twice, then four times as
+  long once more; then it makes room for others and comes again when the backlog has been gone through.
+- Where nothing at all is acknowledged for `ack_timeout`, one batch at a time goes out, a new one and an old
+  one in turn, with doubling pauses up to a minute. The first acknowledgement opens the window again.
+
+The backlog's numbers are read from the spool page by page (`wanted`, `supply`), so that a million of them
+costs no memory. Times are monotonic ns. Nothing here blocks, and nobody but the caller touches it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from probe.clock import SECOND
+from probe.telemetry import acks
+
+PAGE = 256  # numbers of the backlog that are known at a time
+FIRST_PAUSE_NS = 1 * SECOND
+LAST_PAUSE_NS = 60 * SECOND
+ATTEMPTS = 3  # in a row, before a batch waits for its next turn
+
+
+@dataclass
+class _Flight:
+    live: bool
+    attempts: int = 1
+    since: int | None = None  # when the broker had it; None while it is on its way there
+
+
+class Outbox:
+    """What goes out next: every waiting batch is in flight, ahead of the cursor, or due for the next lap."""
+
+    def __init__(self, window: int, ack_timeout_ns: int, last: int) -> None:
+        """`last`: the highest number that the spool has given; all before it is backlog."""
+        self.republished = 0  # batches that were taken and have to be taken again, so far
+        self.last = last
+        self._window = window
+        self._timeout = ack_timeout_ns
+        self._flights: dict[int, _Flight] = {}
+        self._retry: deque[int] = deque()  # timed out, to be taken again; all of them are in flight
+        self._ahead: deque[int] = deque()  # the next of the backlog
+        self._cursor = 1  # nothing below it is waiting, but for what is in flight or due for the next lap
+        self._live = last + 1  # the next new number
+        self._lap = False  # something below the cursor was given up and comes again
+        self._turn_live = True
+        self._silent_since: int | None = None  # the broker has had a batch since then and nothing came back
+        self._expiry: int | None = None  # no flight times out before this
+        self._pause: int | None = None  # not None: acknowledgements have stopped
+        self._resume = 0  # when the next single batch may go
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that were taken and neither acknowledged nor given up; at most the window."""
+        return len(self._flights)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether acknowledgements have stopped, so that one batch at a time tries."""
+        return self._pause is not None
+
+    def appended(self, last: int) -> None:
+        """The spool has given numbers up to `last`."""
+        self.last = max(self.last, last)
+
+    def restart(self, now: int) -> None:
+        """A connection begins: whatever was in flight is due again, the newest batch first."""
+        self._give_up_all()
+        self._rewind()
+        self._resume = now
+
+    def wanted(self) -> int | None:
+        """Read `PAGE` numbers of the spool above this one, for `supply`; None: not now."""
+        if self._ahead:
+            return None
+        if self._cursor >= self._live and self._lap:
+            self._cursor = 1
+            self._lap = False
+        return self._cursor - 1 if self._cursor < self._live else None
+
+    def supply(self, after: int, numbers: list[int]) -> None:
+        """The spool's answer to `wanted`; ignored where it comes too late."""
+        if self._ahead or after != self._cursor - 1:
+            return
+        for number in numbers:
+            if number >= self._live:
+                break
+            self._cursor = number + 1
+            if number not in self._flights:
+                self._ahead.append(number)
+        else:
+            if numbers:
+                return
+        self._cursor = self._live
+
+    def take(self, now: int) -> int | None:
+        """The number to publish now, in flight from here on; None: not before `due`, `wanted` or news."""
+        if not self.narrow:
+            self._expire(now)
+        if self.narrow:
+            return self._take_single(now)
+        while self._retry:
+            number = self._retry.popleft()
+            if flight := self._flights.get(number):
+                flight.attempts += 1
+                return number
+        return self._choose() if len(self._flights) < self._window else None
+
+    def due(self) -> int | None:
+        """When to call `take` again although nothing else has happened; None: only then."""
+        if self.narrow:
+            waiting = self._flights or self._ahead or self._live <= self.last or self._lap
+            return self._resume if waiting else None
+        return min((time for time in (self._expiry, self._deadline()) if time is not None), default=None)
+
+    def delivered(self, number: int, now: int) -> None:
+        """The broker has it: the time for its acknowledgement runs."""
+        flight = self._flights.get(number)
+        if flight is None:
+            return
+        flight.since = now
+        if self._silent_since is None:
+            self._silent_since = now
+        expiry = now + self._patience(flight)
+        self._expiry = expiry if self._expiry is None else min(self._expiry, expiry)
+
+    def missing(self, number: int) -> None:
+        """The spool does not have it any more."""
+        if self._flights.pop(number, None) and self.narrow:
+            self._resume = 0  # that was no attempt
+
+    def acknowledged(self, ranges: list[tuple[int, int]], forgotten: int, now: int) -> None:
+        """Sorted `ranges` are held by the sink; `forgotten`: how many of them the spool still had."""
+        gone = [number for number in self._flights if acks.covers(ranges, number)]
+        for number in gone:
+            del self._flights[number]
+        if not gone and not forgotten:
+            return  # an old one, said twice: no sign that anything moves
+        waiting = any(flight.since is not None for flight in self._flights.values())
+        self._silent_since = now if waiting else None
+        if self.narrow:
+            self._pause = None
+            self._rewind()
+
+    def _choose(self) -> int | None:
+        """A new batch or one of the backlog, in turn where there are both."""
+        old = sum(not flight.live for flight in self._flights.values())
+        backlog = bool(self._ahead) and old < self._window - self._window // 4
+        live = self._live <= self.last
+        if live and (self._turn_live or not backlog):
+            if self.narrow or self.last - self._live >= self._window:
+                self._live = self.last  # too far behind: what is skipped has become backlog
+            elif self._cursor == self._live:
+                self._cursor += 1
+            number = self._live
+            self._live += 1
+            self._turn_live = False
+        elif backlog:
+            number = self._ahead.popleft()
+            live = False
+            self._turn_live = True
+        else:
+            return None
+        self._flights[number] = _Flight(live)
+        return number
+
+    def _take_single(self, now: int) -> int | None:
+        assert self._pause is not None
+        if now < self._resume:
+            return None
+        if self._flights:
+            self._give_up_all()
+            self._lap = True
+            self._pause = min(self._pause * 2, LAST_PAUSE_NS)
+        number = self._choose()
+        if number is not None:
+            self._resume = now + self._pause
+        return number
+
+    def _expire(self, now: int) -> None:
+        """Find what was not acknowledged in time, and notice when nothing is acknowledged at all."""
+        deadline = self._deadline()
+        if deadline is not None and now >= deadline:
+            self._give_up_all()
+            self._rewind()
+            self._pause = FIRST_PAUSE_NS
+            self._resume = now
+        if self._expiry is None or now < self._expiry:
+            return
+        self._expiry = None
+        for number, flight in list(self._flights.items()):
+            if flight.since is None:
+                continue
+            expiry = flight.since + self._patience(flight)
+            if expiry > now:
+                self._expiry = expiry if self._expiry is None else min(self._expiry, expiry)
+                continue
+            self.republished += 1
+            flight.since = None
+            if flight.attempts < ATTEMPTS:
+                self._retry.append(number)
+            else:
+                del self._flights[number]
+                self._lap = True
+
+    def _patience(self, flight: _Flight) -> int:
+        return self._timeout << (flight.attempts - 1)
+
+    def _deadline(self) -> int | None:
+        return None if self._silent_since is None else self._silent_since + self._timeout
+
+    def _give_up_all(self) -> None:
+        self.republished += len(self._flights)
+        self._flights.clear()
+        self._retry.clear()
+        self._silent_since = None
+        self._expiry = None
+
+    def _rewind(self) -> None:
+        """Go through the backlog from its beginning; only the newest batch counts as new."""
+        self._ahead.clear()
+        self._cursor = 1
+        self._lap = False
+        self._live = max(self._live, self.last) if self._flights else max(1, self.last)
+        self._turn_live = True
