@@ -1,5 +1,4 @@
-"""A TOML file in, one frozen typed tree out; a wrong file is refused whole, naming file, key, problem and
-remedy.
+"""A TOML file in, one frozen typed tree out; a wrong file is refused whole, with file, key, problem, remedy.
 
 Every key is a field below and its comment says its unit and its meaning; a key that is not here is an error.
 Secrets are never values in the tree: they come from files, or from `COLOPROBE_...` environment variables.
@@ -10,46 +9,46 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType, inspect
+from msgspec import UNSET, Meta, UnsetType
 
 from probe.errors import SettingsError
+from probe.tables import ID_PATTERN, convert, read_toml
 from probe.units import ByteSize, Duration
 
-Id = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z")]
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 Tag = Annotated[str, Meta(max_length=128)]
-_IDS = "a-z, 0-9 and '-', starting with a letter or digit, at most 63 characters"
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A TOML table: frozen, and a key it does not know is an error."""
+    """A TOML table: a key it does not know is an error. Type checkers want `frozen` said again below."""
 
 
-class AgentTable(_Table):
+class AgentTable(_Table, frozen=True):
     id: Id  # who measures: the topic, the tag `agent`
     site: Tag = ""  # where it stands: the tag `site`
     state_dir: str = "/var/lib/coloprobe"  # the spool lives here
     user: str = ""  # leave uid 0 for this user once sockets are open
 
 
-class WindowTable(_Table):
+class WindowTable(_Table, frozen=True):
     length: Duration = Duration.parse("10s")  # windows are [n * length, (n + 1) * length) of the wall clock
     timeout: Duration = Duration.parse("1s")  # a reply later than this is late, its probe lost
     histogram: Duration = Duration.parse("60s")  # the longer window of probe_histogram
 
 
-class EngineTable(_Table):
+class EngineTable(_Table, frozen=True):
     tick: Duration = Duration.parse("5ms")  # how often the engine wakes while probes are due
     receive_buffer: ByteSize = ByteSize.parse("16MiB")  # a socket's buffer for replies and stamps
 
 
-class Knobs(_Table):
+class Knobs(_Table, frozen=True):
     """What `[defaults]` may set for every target, and a target for itself."""
 
     kind: Literal["icmp"] | UnsetType = UNSET
@@ -62,7 +61,7 @@ class Knobs(_Table):
     schedule: Literal["periodic", "poisson"] | UnsetType = UNSET
 
 
-class Target(_Table):
+class Target(_Table, frozen=True):
     name: Annotated[str, Meta(min_length=1, max_length=128)]  # the tag `target`; unique in a file
     address: Annotated[str, Meta(min_length=1, max_length=253)]  # IPv4, IPv6 or a name
     venue: Tag = ""  # the exchange: the tag `venue`
@@ -75,7 +74,7 @@ class Target(_Table):
     schedule: Literal["periodic", "poisson"] = "periodic"
 
 
-class MqttTable(_Table):
+class MqttTable(_Table, frozen=True):
     url: str = "mqtt://127.0.0.1:1883"  # mqtt:// or mqtts://, host, port
     username: str = ""  # default: the agent's or collector's id
     password_file: str = ""  # or COLOPROBE_MQTT_PASSWORD
@@ -86,7 +85,7 @@ class MqttTable(_Table):
     share_group: str = ""  # collectors only: a shared subscription of this name; empty: an ordinary one
 
 
-class UplinkTable(_Table):
+class UplinkTable(_Table, frozen=True):
     acknowledge: Literal["end-to-end", "broker"] = "end-to-end"
     window: Annotated[int, Meta(ge=1, le=1024)] = 64  # batches in flight
     ack_timeout: Duration = Duration.parse(
@@ -94,11 +93,11 @@ class UplinkTable(_Table):
     )  # publish a batch again after this long without acknowledgement
 
 
-class SpoolTable(_Table):
+class SpoolTable(_Table, frozen=True):
     max_bytes: ByteSize = ByteSize.parse("512MiB")  # the oldest batches go first, and are counted
 
 
-class AgentSettings(_Table):
+class AgentSettings(_Table, frozen=True):
     """agent.toml."""
 
     agent: AgentTable
@@ -111,12 +110,12 @@ class AgentSettings(_Table):
     spool: SpoolTable = SpoolTable()
 
 
-class CollectorTable(_Table):
+class CollectorTable(_Table, frozen=True):
     id: Id  # the tag `collector`
     state_dir: str = "/var/lib/coloprobe"  # quarantined lines only
 
 
-class InfluxTable(_Table):
+class InfluxTable(_Table, frozen=True):
     url: str = "http://127.0.0.1:8086"
     api: Literal["v2", "v1"] = (
         "v2"  # v2: InfluxDB 1.8+, 2.x, 3.x, VictoriaMetrics; v1: /write of InfluxDB 1.x
@@ -131,13 +130,13 @@ class InfluxTable(_Table):
     timeout: Duration = Duration.parse("10s")  # of one write
 
 
-class LimitsTable(_Table):
+class LimitsTable(_Table, frozen=True):
     batch_bytes: ByteSize = ByteSize.parse("256KiB")  # one batch, unpacked
     held_bytes: ByteSize = ByteSize.parse("32MiB")  # batches held while the sink does not answer
     quarantine_bytes: ByteSize = ByteSize.parse("64MiB")  # the quarantine file, then the oldest part goes
 
 
-class CollectorSettings(_Table):
+class CollectorSettings(_Table, frozen=True):
     """collector.toml."""
 
     collector: CollectorTable
@@ -151,6 +150,25 @@ Settings = TypeVar("Settings", AgentSettings, CollectorSettings)
 MIN_INTERVAL = Duration.parse("1ms")
 MAX_RATE = 200_000  # probes a second of one agent: beyond what one engine sends
 
+# Between which values a quantity makes sense; the upper ends also keep every sum of them within 64 bits.
+_AGENT_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] = {
+    "window.length": (Duration.parse("10ms"), Duration.parse("1h")),
+    "window.timeout": (Duration.parse("10ms"), Duration.parse("1h")),
+    "window.histogram": (Duration.parse("10ms"), Duration.parse("1d")),
+    "engine.tick": (Duration.parse("100us"), Duration.parse("100ms")),
+    "engine.receive_buffer": (ByteSize.parse("64KiB"), ByteSize.parse("1GiB")),
+    "uplink.ack_timeout": (Duration.parse("100ms"), Duration.parse("1h")),
+    "spool.max_bytes": (ByteSize.parse("1MiB"), ByteSize.parse("1024GiB")),
+}
+_TARGET_RANGES = {"interval": (MIN_INTERVAL, Duration.parse("1h"))}
+_COLLECTOR_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] = {
+    "influx.timeout": (Duration.parse("10ms"), Duration.parse("10m")),
+    "limits.batch_bytes": (ByteSize.parse("1KiB"), ByteSize.parse("64MiB")),
+    "limits.held_bytes": (ByteSize.parse("1KiB"), ByteSize.parse("64GiB")),
+    "limits.quarantine_bytes": (ByteSize.parse("1KiB"), ByteSize.parse("1024GiB")),
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 
 def load_agent(path: str | Path) -> AgentSettings:
     """Read agent.toml.
@@ -158,25 +176,39 @@ def load_agent(path: str | Path) -> AgentSettings:
     Raises: SettingsError (unreadable, not TOML, unknown or ill-typed key, or values that contradict each
         other).
     """
-    return agent_from(_read(path), str(path))
+    return agent_from(read_toml(path), str(path))
 
 
 def load_collector(path: str | Path) -> CollectorSettings:
     """Read collector.toml. Raises: SettingsError, as `load_agent`."""
-    raw = _read(path)
+    raw = read_toml(path)
     if isinstance(raw.get("mqtt"), dict):
         raw["mqtt"].setdefault("share_group", "collectors")
-    settings = _convert(raw, CollectorSettings, str(path))
+    settings = convert(raw, CollectorSettings, str(path))
     _check_url(str(path), "mqtt.url", settings.mqtt.url, ("mqtt", "mqtts"))
     _check_url(str(path), "influx.url", settings.influx.url, ("http", "https"))
     _check_mqtt_files(str(path), settings.mqtt)
+    _check_ranges(settings, _COLLECTOR_RANGES, str(path), "")
+    _check_state_dir(settings.collector.state_dir, str(path), "collector.state_dir")
+    if re.search(r"[/+#\x00-\x1f\x7f]", settings.mqtt.share_group):
+        group = settings.mqtt.share_group
+        raise SettingsError(
+            str(path), "mqtt.share_group", f"{group!r} is not usable", "text without /, + and #"
+        )
+    if settings.limits.held_bytes < settings.limits.batch_bytes:
+        raise SettingsError(
+            str(path),
+            "limits.held_bytes",
+            f"{settings.limits.held_bytes} cannot hold one batch",
+            f"limits.batch_bytes = {settings.limits.batch_bytes} or more",
+        )
     return settings
 
 
 def agent_from(raw: Mapping[str, Any], file: str) -> AgentSettings:
     """Check a parsed TOML document; `file` is how errors call it. Raises: SettingsError."""
     raw = dict(raw)
-    _convert(raw.get("defaults", {}), Knobs, file, "defaults")
+    convert(raw.get("defaults", {}), Knobs, file, "defaults")
     if not isinstance(raw.get("target", []), list) or not raw.get("target"):
         raise SettingsError(
             file, "target", "no target is given", "at least one [[target]] with name and address"
@@ -185,16 +217,17 @@ def agent_from(raw: Mapping[str, Any], file: str) -> AgentSettings:
         {**raw.get("defaults", {}), **target} if isinstance(target, dict) else target
         for target in raw["target"]
     ]
-    settings = _convert(raw, AgentSettings, file)
+    settings = convert(raw, AgentSettings, file)
     _check_agent(settings, file)
     return settings
 
 
 def _check_agent(settings: AgentSettings, file: str) -> None:
     window = settings.window
-    for key, value in (("window.length", window.length), ("window.timeout", window.timeout)):
-        if value < Duration.parse("10ms"):
-            raise SettingsError(file, key, f"{value} is too short", "10ms or longer")
+    _check_ranges(settings, _AGENT_RANGES, file, "")
+    _check_state_dir(settings.agent.state_dir, file, "agent.state_dir")
+    if _CONTROL.search(settings.agent.site):
+        raise SettingsError(file, "agent.site", "has a control character", "printable text")
     if window.length < window.timeout:
         raise SettingsError(
             file,
@@ -209,16 +242,6 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
             f"{window.histogram} is not a whole number of windows",
             f"a multiple of window.length = {window.length}",
         )
-    if not Duration.parse("100us") <= settings.engine.tick <= Duration.parse("100ms"):
-        raise SettingsError(file, "engine.tick", f"{settings.engine.tick} is out of range", "100us to 100ms")
-    if settings.uplink.ack_timeout < Duration.parse("100ms"):
-        raise SettingsError(
-            file, "uplink.ack_timeout", f"{settings.uplink.ack_timeout} is too short", "100ms or longer"
-        )
-    if settings.spool.max_bytes < ByteSize.parse("1MiB"):
-        raise SettingsError(
-            file, "spool.max_bytes", f"{settings.spool.max_bytes} is too small", "1MiB or more"
-        )
     _check_url(file, "mqtt.url", settings.mqtt.url, ("mqtt", "mqtts"))
     _check_mqtt_files(file, settings.mqtt)
     first: dict[str, int] = {}
@@ -231,18 +254,33 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
                 "a name that no other target has",
             )
         first[target.name] = i
-        if re.search(r"[\x00-\x1f\x7f]", target.name + target.venue + target.line):
-            raise SettingsError(
-                file, f"target[{i}]", "name, venue or line has a control character", "printable text"
-            )
-        if target.interval < MIN_INTERVAL:
-            raise SettingsError(
-                file, f"target[{i}].interval", f"{target.interval} is too short", f"{MIN_INTERVAL} or longer"
-            )
+        for name in ("name", "address", "venue", "line"):
+            if _CONTROL.search(getattr(target, name)):
+                raise SettingsError(file, f"target[{i}].{name}", "has a control character", "printable text")
+        _check_ranges(target, _TARGET_RANGES, file, f"target[{i}].")
     rate = sum(1e9 / t.interval * t.flows for t in settings.target)
     if rate > MAX_RATE:
         raise SettingsError(
             file, "target", f"all targets together ask for {rate:,.0f} probes/s", f"at most {MAX_RATE:,}"
+        )
+
+
+def _check_ranges(
+    table: _Table,
+    ranges: Mapping[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]],
+    file: str,
+    prefix: str,
+) -> None:
+    for key, (low, high) in ranges.items():
+        value = attrgetter(key)(table)
+        if not low <= value <= high:
+            raise SettingsError(file, prefix + key, f"{value} is out of range", f"{low} to {high}")
+
+
+def _check_state_dir(state_dir: str, file: str, key: str) -> None:
+    if not state_dir or _CONTROL.search(state_dir):
+        raise SettingsError(
+            file, key, f"{state_dir!r} is not a folder's path", "a folder, for example /var/lib/coloprobe"
         )
 
 
@@ -253,10 +291,17 @@ def _check_url(file: str, key: str, url: str, schemes: tuple[str, ...]) -> None:
         _ = parts.port
     except ValueError as problem:
         raise SettingsError(file, key, f"{url!r} is not a URL: {problem}", allowed) from None
-    if parts.scheme not in schemes or not parts.hostname:
-        raise SettingsError(file, key, f"{url!r} is not usable", allowed)
     if parts.password or parts.username:
         raise SettingsError(file, key, "the URL holds credentials", "username and a password or token file")
+    # urlsplit drops line ends and tabs in silence; a query may hold a secret, and nothing here reads one.
+    if (
+        parts.scheme not in schemes
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+        or re.search(r"[\x00-\x20\x7f]", url)
+    ):
+        raise SettingsError(file, key, f"{url!r} is not usable", allowed)
 
 
 def _check_mqtt_files(file: str, mqtt: MqttTable) -> None:
@@ -288,82 +333,3 @@ def read_secret(path: str, environment: str, file: str, key: str) -> str | None:
 def digest(settings: AgentSettings | CollectorSettings) -> str:
     """SHA-256 (hex) of the settings as understood: equal files with other comments have equal digests."""
     return hashlib.sha256(msgspec.json.encode(settings, enc_hook=int)).hexdigest()
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    try:
-        with Path(path).open("rb") as stream:
-            return tomllib.load(stream)
-    except OSError as problem:
-        raise SettingsError(
-            str(path), "", f"cannot read it: {problem.strerror}", "a readable TOML file"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise SettingsError(str(path), "", f"is not TOML: {problem}", "see https://toml.io") from None
-
-
-T = TypeVar("T")
-
-
-def _convert(raw: Any, shape: type[T], file: str, prefix: str = "") -> T:
-    try:
-        return msgspec.convert(raw, shape, dec_hook=_quantity)
-    except msgspec.ValidationError as problem:
-        key, what, allowed = _explain(str(problem), shape, prefix)
-        raise SettingsError(file, key, what, allowed) from None
-
-
-def _quantity(kind: type, value: Any) -> Any:
-    if issubclass(kind, (Duration, ByteSize)):
-        if not isinstance(value, str):
-            raise ValueError(
-                f"expected text with a unit, got {value!r} (allowed: for example '10s' or '512MiB')"
-            )
-        return kind.parse(value)
-    raise NotImplementedError(kind)  # pragma: no cover - a settings field of a type that nobody taught us
-
-
-def _explain(message: str, shape: type, prefix: str) -> tuple[str, str, str]:
-    """msgspec's wording ('... - at `$.target[0].size`') as (key's path, problem, allowed)."""
-    text, _, where = message.partition(" - at `$")
-    where = where.removesuffix("`").removeprefix(".")
-    path = ".".join(part for part in (prefix, where) if part)
-    known = _type_at(shape, where)
-    if (unknown := re.search(r"unknown field `([^`]*)`", text)) and isinstance(known, inspect.StructType):
-        return (
-            ".".join(p for p in (path, unknown[1]) if p),
-            "unknown key",
-            ", ".join(f.name for f in known.fields),
-        )
-    if missing := re.search(r"missing required field `([^`]*)`", text):
-        return ".".join(p for p in (path, missing[1]) if p), "is missing", "see the example in config/"
-    if "matching regex" in text:
-        return path, "is not a valid id", _IDS
-    what, _, allowed = text.partition(" (allowed: ")
-    return path, what, allowed.removesuffix(")") or _allowed(known)
-
-
-def _type_at(shape: Any, where: str) -> inspect.Type:
-    """What msgspec knows about the type at the path `where` of `shape`."""
-    info = inspect.type_info(shape)
-    for part in re.findall(r"[a-z_]+|\[", where):
-        if isinstance(info, inspect.StructType):
-            info = next((f.type for f in info.fields if f.name == part), info)
-        elif isinstance(info, inspect.VarTupleType):
-            info = info.item_type
-    return info
-
-
-def _allowed(info: inspect.Type) -> str:
-    """Words for what a type allows."""
-    if isinstance(info, inspect.UnionType):
-        info = info.types[0]
-    if isinstance(info, inspect.LiteralType):
-        return " or ".join(f'"{value}"' for value in info.values)
-    if isinstance(info, inspect.IntType):
-        return f"{info.ge} to {info.le}" if info.ge is not None else "a whole number"
-    if isinstance(info, inspect.StrType):
-        return "text"
-    if isinstance(info, inspect.CustomType):
-        return "text with a unit, for example '10s' or '512MiB'"
-    return "a table" if isinstance(info, inspect.StructType) else "a list of tables"
