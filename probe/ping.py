@@ -81,6 +81,7 @@ class _View:
     def update(self, now: int) -> None:
         """Report what can be said at `now` (monotonic ns)."""
         ledger = self._ledger
+        ledger.settle()
         while self._shown < ledger.head and self._settled(self._shown, now):
             self._shown += 1
         for number in list(self._unanswered):

@@ -163,6 +163,7 @@ class Channel:
     def drain(self, clock: Clock, to_mono: WallToMono) -> None:
         """Empty both queues of the socket into the ledger."""
         self.unread = 0
+        self.ledger.settle()
         while (stamps := self.socket.stamps()) is not None:
             if len(stamps.ids):
                 self.ledger.stamped(stamps.ids, to_mono(stamps.stamp))

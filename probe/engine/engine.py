@@ -24,11 +24,12 @@ from probe.engine.channel import Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
 
-DRAIN_AFTER = 128  # probes: more unread replies than this are not left in the kernel's queue
-DRAIN_EVERY = 50 * MILLISECOND  # ... nor for longer than this
-IDLE = 250 * MILLISECOND  # longest sleep, so that foreign packets never fill the queue
+DRAIN_AFTER = 256  # probes: more unread replies than this are not left in the kernel's queue
+DRAIN_EVERY = 100 * MILLISECOND  # ... nor for longer than this
 STALL = 100 * MILLISECOND  # a tick this late is worth an event
 MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
+
+_FAR = 1 << 62
 
 
 @dataclass
@@ -93,7 +94,9 @@ class Engine:
         self._stopping = threading.Event()
         self.to_mono = WallToMono(clock)
         self._last_drain = clock.mono()
-        self._wake = 0
+        self._drain_after = min([DRAIN_AFTER, *(channel.socket.patience for channel in channels)])
+        self._wake_limit = _FAR  # later than this a turn is late
+        self._housekeeping = 0
         self._newest = 0  # start of the newest window ever opened, wall ns
         self._windows: deque[_Window] = deque()
         self._open_window(self.to_mono.wall(clock.mono()))
@@ -149,31 +152,41 @@ class Engine:
     def turn(self) -> int:
         """Send what is due, drain and cut if it is time. Returns when to call again (monotonic ns)."""
         now = self._clock.mono()
-        self._watch(now)
+        if now > self._wake_limit:
+            self._overslept(now)
+        self.counters.ticks += 1
         for channel in self.channels:
-            channel.plan(now)
             while channel.next_due() <= now:
-                sent = channel.send(self._clock, DRAIN_AFTER)
-                if channel.unread >= DRAIN_AFTER:
-                    self._drain()
+                sent = channel.send(self._clock, self._drain_after)
                 channel.plan(now)
+                if channel.unread >= self._drain_after:
+                    self._drain()
                 if not sent:
                     break
+        if now >= self._housekeeping:
+            self._keep_house(now)
+        due = min([channel.next_due() for channel in self.channels], default=_FAR)
+        # Wake on the tick's grid: what is due within one tick leaves together.
+        wake = min(-(-due // self._tick) * self._tick, self._housekeeping)
+        self._wake_limit = wake + self._tick
+        return wake
+
+    def _keep_house(self, now: int) -> None:
+        """What need not be done at every tick: drain, open and cut windows, plan for channels that were idle."""
+        for channel in self.channels:
+            channel.plan(now)
         if now >= self._last_drain + self._drain_every:
             self._drain()
         self._roll(now)
-        while now >= self._windows[0].mono_end + self._timeout + MARGIN:
+        while now >= (closing := self._windows[0].mono_end + self._timeout + MARGIN):
             self._drain()
             self._cut(self._windows.popleft())
-        return self._next_wake(now)
+        self._housekeeping = min(closing, now + self._drain_every)
 
-    def _watch(self, now: int) -> None:
-        self.counters.ticks += 1
-        if not self._wake:
-            return
-        late = now - self._wake
-        if late > self._tick:
-            self.counters.late_ticks += 1
+    def _overslept(self, now: int) -> None:
+        """The thread got the processor more than a tick late."""
+        late = now - self._wake_limit + self._tick
+        self.counters.late_ticks += 1
         if late > STALL:
             self.counters.stalls += 1
             text = (
@@ -188,15 +201,6 @@ class Engine:
         self._last_drain = self._clock.mono()
         if self.to_mono.stepped_by:
             self._step(self._last_drain)
-
-    def _next_wake(self, now: int) -> int:
-        due = min((channel.next_due() for channel in self.channels), default=now + IDLE)
-        # Wake on the tick's grid: what is due within one tick leaves together.
-        due = -(-due // self._tick) * self._tick
-        cut = self._windows[0].mono_end + self._timeout + MARGIN
-        idle = now + (IDLE if self._drain_every >= DRAIN_EVERY else self._drain_every)
-        self._wake = max(min(due, cut, idle), now)
-        return self._wake
 
     # -- the thread ------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ class Ledger:
         self.duplicates = np.zeros(size, np.uint8)
         self._first = np.zeros(size, np.int32)  # scratch: which row of a batch came first for a number
         self.floor = self.head = self.planned = 0
+        self._leaving: list[tuple[int, int, int]] = []
         self.late = np.zeros(flows, np.int64)
         self.late_duplicates = np.zeros(flows, np.int64)
         self.late_errors = np.zeros(flows, np.int64)
@@ -59,6 +60,7 @@ class Ledger:
 
     def plan(self, flows: Indices, dues: Indices) -> Indices:
         """Give numbers to probes that will leave next, in this order. Returns the numbers."""
+        self.settle()
         numbers = np.arange(self.planned, self.planned + len(flows))
         rows = numbers & self._mask
         self.flow[rows] = flows
@@ -77,16 +79,19 @@ class Ledger:
 
     def leave(self, count: int, now: int, state: int = SENT) -> None:
         """The next `count` planned probes were given to the kernel at `now`, or refused or skipped then."""
-        first, last = self.head & self._mask, (self.head + count) & self._mask
-        if first < last:
-            self.sent[first:last] = now
-            self.state[first:last] = state
-        else:
-            self.sent[first:] = now
-            self.state[first:] = state
-            self.sent[:last] = now
-            self.state[:last] = state
+        # A tick has to be cheap, so that many are written down at once by `settle`.
+        self._leaving.append((count, now, state))
         self.head += count
+
+    def settle(self) -> None:
+        """Write down what has left; call it before looking at `sent` or `state`."""
+        if not self._leaving:
+            return
+        counts, nows, states = zip(*self._leaving, strict=True)
+        self._leaving.clear()
+        rows = np.arange(self.head - sum(counts), self.head) & self._mask
+        self.sent[rows] = np.repeat(np.array(nows, np.int64), counts)
+        self.state[rows] = np.repeat(np.array(states, np.uint8), counts)
 
     def stamped(self, ids: NDArray[np.uint32], stamps: NDArray[np.int64]) -> None:
         """TX stamps, by the low 32 bits of the probe's number."""
@@ -143,6 +148,7 @@ class Ledger:
 
     def cut(self, until: int) -> Samples:
         """Take off the probes due before `until`, with everything sent since behind them."""
+        self.settle()
         rows = np.arange(self.floor, self.head) & self._mask
         due = self.due[rows]
         inside = int(np.searchsorted(due, until, side="left"))

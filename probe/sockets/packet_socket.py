@@ -76,6 +76,7 @@ class ProbeSocket(Protocol):
     family: int
     raw: bool
     rows: NDArray[np.uint8]  # the packets to send, (ROWS, pitch): write here, then `send`
+    patience: int  # probes whose reply and TX stamp the receive buffer surely holds unread
 
     def set_destinations(self, addresses: list[bytes]) -> None:
         """Sockaddrs (28 bytes) that `prepare` refers to by index."""
@@ -118,6 +119,9 @@ class PacketSocket:
         self.raw = raw
         self.choose_id = choose_id
         self._socket = handle
+        buffer = handle.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        # The kernel books its own overhead too: about 1.7 kB for a TX stamp and 1.3 kB for a small reply.
+        self.patience = max(16, buffer // (2 * (4096 + 2 * max_size)))
         self._fd = handle.fileno()
         pitch = -(-max_size // 64) * 64
         self.rows = np.zeros((ROWS, pitch), np.uint8)

@@ -22,6 +22,11 @@ RTT = (
 )
 IPDV = ("ipdv_mean_ns", "ipdv_p99_ns")
 
+_COUNT_TEXT = ",".join(f"{name}=%di" for name in COUNTS)
+_ALWAYS_TEXT, _RTT_TEXT, _IPDV_TEXT = (
+    "".join(f",{name}=%di" for name in names) for names in (ALWAYS, RTT, IPDV)
+)
+
 
 def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
     """The fields of one flow's `probe` point; empty where nothing at all happened. What has no value is
@@ -44,12 +49,34 @@ def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
 
 
 def probe_lines(summaries: Summaries, series: Sequence[str]) -> list[str]:
-    """One `probe` line for every flow to which anything happened; `series[flow]` is its measurement and
-    tags."""
+    """One `probe` line for every flow to which anything happened; `series[flow]` is its measurement and tags.
+
+    Says what `probe_fields` says, written column by column: an agent with a thousand targets does this every window.
+    """
+    values = {name: column.tolist() for name, column in summaries.values.items()}
+    counts = zip(*(values[name] for name in COUNTS), strict=True)
+    always = zip(*(values[name] for name in ALWAYS), strict=True)
+    rtts = zip(*(values[name] for name in RTT), strict=True)
+    ipdvs = zip(*(values[name] for name in IPDV), strict=True)
+    rows = zip(
+        series, counts, always, rtts, ipdvs, values["jitter_ns"], summaries.timed.tolist(), summaries.pairs.tolist(),
+        strict=True,
+    )  # fmt: skip
     made = []
-    for flow, head in enumerate(series):
-        if fields := probe_fields(summaries, flow):
-            made.append(encode(head, fields, summaries.start_ns))
+    for head, count, certain, rtt, ipdv, jitter, timed, pairs in rows:
+        if not any(count):
+            continue
+        text = _COUNT_TEXT % count
+        if count[0]:
+            text += f",loss={count[2] / count[0]!r}"
+        text += _ALWAYS_TEXT % certain
+        if timed:
+            text += _RTT_TEXT % rtt
+        if timed > 1:
+            text += f",jitter_ns={jitter}i"
+        if pairs:
+            text += _IPDV_TEXT % ipdv
+        made.append(f"{head} {text} {summaries.start_ns}")
     return made
 
 

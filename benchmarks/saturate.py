@@ -1,0 +1,72 @@
+"""A target and a number in, the engine going as fast as it can out: JSON with probes, received and processor time.
+
+python -m benchmarks.saturate --target ADDRESS --count N
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import json
+import secrets
+import time
+
+from probe.clock import SECOND, SystemClock
+from probe.engine.channel import Channel, Flow
+from probe.engine.engine import Engine
+from probe.engine.samples import Cut
+from probe.engine.schedule import Saturated
+from probe.sockets.opening import SocketOptions, open_icmp
+from probe.targets import resolve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--count", type=int, required=True)
+    options = parser.parse_args()
+    clock = SystemClock()
+    address = resolve(options.target)
+    probe_socket = open_icmp(SocketOptions(address.family))
+    schedule = Saturated(1, options.count)
+    channel = Channel(
+        probe_socket,
+        [Flow(0, address.sockaddr, 64)],
+        schedule,
+        capacity=max(options.count, 1),
+        all_flows=1,
+        token=secrets.token_bytes(8),
+        base_id=secrets.randbelow(1 << 16),
+    )
+    cuts: list[Cut] = []
+    engine = Engine(
+        [channel],
+        clock,
+        window=3600 * SECOND,
+        timeout=SECOND,
+        tick=SECOND // 500,
+        flows=1,
+        on_cut=cuts.append,
+    )
+    started, cpu = clock.mono(), time.process_time()
+    while channel.ledger.head < options.count:
+        engine.turn()
+    engine.finish(time.sleep)
+    answered = 0
+    for cut in cuts:
+        part = cut.samples[0]
+        answered += int(((part.rx != 0) & (part.tx != 0) & ~part.unstamped).sum())
+    record = {
+        "probes": options.count,
+        "received": answered,
+        "cpu_s": time.process_time() - cpu,
+        "wall_s": (clock.mono() - started) / 1e9,
+    }
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
