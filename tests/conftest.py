@@ -40,16 +40,13 @@ def nothing_may_be_left_out() -> bool:
     return os.geteuid() == 0 and _is_debian()
 
 
-def _missing(marker: str) -> list[str]:
-    def has(need: str) -> bool:
-        return os.geteuid() == 0 if need == "root" else shutil.which(need) is not None
-
-    return [need for need in NEEDS[marker] if not has(need)]
+def _has(need: str) -> bool:
+    return os.geteuid() == 0 if need == "root" else shutil.which(need) is not None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    missing = {marker: _missing(marker) for marker in NEEDS}
+    missing = {marker: [need for need in needs if not _has(need)] for marker, needs in NEEDS.items()}
     for item in items:
         folder = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
         if folder in FOLDERS:
