@@ -32,7 +32,7 @@ from probe.telemetry.mqtt import Message
 
 REPORT_S = 10.0
 DRAIN_S = 5.0
-GOODBYE_S = 1.0
+GOODBYE_S = 3.0
 EXCERPT_BYTES = 4096
 COMPLAINTS = 1000  # (agent, reason) pairs that are told of, once each
 
@@ -158,8 +158,9 @@ class Collector:
             for task in done:
                 task.result()  # a stage ends by a defect only, which must not go unnoticed
             self._stopping = True
+            self._writer.offer(Held(None, self._report(), 1))
             await self._writer.drain(DRAIN_S)
-            await self._acks.told(GOODBYE_S)
+            await self._fanin.flush(GOODBYE_S)
         finally:
             for task in (stopped, *stages):
                 task.cancel()

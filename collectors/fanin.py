@@ -57,11 +57,9 @@ class Acks:
         document = {spool: ranges(numbers) for spool, numbers in spools.items()}
         return agent, json.dumps(document, separators=(",", ":")).encode()
 
-    async def told(self, deadline_s: float) -> None:
-        """Return when nothing waits any more, or at the deadline."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(deadline_s):
-                await self._quiet.wait()
+    async def told(self) -> None:
+        """Return when nothing waits any more."""
+        await self._quiet.wait()
 
 
 def ranges(numbers: set[int]) -> list[list[int]]:
@@ -96,6 +94,7 @@ class FanIn:
         self._acks = acks
         self._receive = receive
         self._discarded = discarded  # is told how many messages the connection had no room for
+        self._connection: Connection | None = None
 
     async def run(self) -> None:
         """Stay connected until cancelled; say once when the broker is away, and once when it is back."""
@@ -129,8 +128,22 @@ class FanIn:
                 backoff.reset()
             await asyncio.sleep(backoff.delay_s())
 
+    async def flush(self, deadline_s: float) -> None:
+        """Return when the broker has every acknowledgement, or at the deadline.
+
+        The answer to a subscription says so. Just closing would not do: with batches arriving unread, the
+        kernel ends the connection by a reset, and what the broker had not read yet is gone.
+        """
+        if (connection := self._connection) is None:
+            return
+        with suppress(TimeoutError, MqttError):
+            async with asyncio.timeout(deadline_s):
+                await self._acks.told()
+                await connection.subscribe(lines_filter(self._mqtt.share_group))
+
     async def _converse(self, connection: Connection) -> None:
         """Read and acknowledge until the connection is lost. Raises: MqttError."""
+        self._connection = connection
         reader = asyncio.create_task(self._read(connection))
         acknowledger = asyncio.create_task(self._acknowledge(connection))
         try:
@@ -138,6 +151,7 @@ class FanIn:
             for task in done:
                 task.result()
         finally:
+            self._connection = None
             reader.cancel()
             acknowledger.cancel()
             await asyncio.gather(reader, acknowledger, return_exceptions=True)

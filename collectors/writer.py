@@ -25,6 +25,7 @@ from probe.telemetry.mqtt import Backoff
 from probe.telemetry.topics import BatchId
 
 REFUSED_PAUSE_S = 30.0
+MOST_SAID = 5  # different complaints in one outage
 LONGEST_WISH_S = 300.0  # of a sink that says how long to wait
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Writer:
         self._backoff = backoff or Backoff(0.5, 60.0)
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
-        self._alarm: type[SinkError] | None = None
+        self._said: set[str] = set()  # what this outage has been told of; empty: the sink is fine
         self._disk_failed = False
 
     def offer(self, held: Held) -> None:
@@ -88,7 +89,7 @@ class Writer:
 
     async def drain(self, deadline_s: float) -> None:
         """Return when everything held is written, at the deadline, or at once while the sink is away."""
-        if self._alarm is None and not self._idle.is_set():
+        if not self._said and not self._idle.is_set():
             try:
                 async with asyncio.timeout(deadline_s):
                     await self._idle.wait()
@@ -161,14 +162,15 @@ class Writer:
         await self._sleep(REFUSED_PAUSE_S)
 
     def _say(self, problem: SinkError, consequence: str) -> None:
-        if self._alarm is not type(problem):
-            self._alarm = type(problem)
-            log.error("%s: %s (%s)", self._sink.name, problem, consequence)
+        text = str(problem)
+        if text not in self._said and len(self._said) < MOST_SAID:
+            self._said.add(text)
+            log.error("%s: %s (%s)", self._sink.name, text, consequence)
 
     def _recovered(self) -> None:
         self._backoff.reset()
-        if self._alarm is not None:
-            self._alarm = None
+        if self._said:
+            self._said.clear()
             log.warning("%s: takes writes again", self._sink.name)
 
     async def _finish(self, held: Held) -> None:
