@@ -14,7 +14,8 @@ SKIPPED = "import pytest\n\ndef test_a():\n    pytest.skip('no server')\n"
 
 
 @pytest.fixture
-def session(pytester: pytest.Pytester) -> pytest.Pytester:
+def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # their imports would be most of the time
     pytester.makeini("[pytest]\nmarkers =\n    root: x\n    lab: x\n    system: x\n    browser: x\n")
     pytester.makeconftest(Path(conftest.__file__).read_text(encoding="utf-8") + _STUBS)
     return pytester
