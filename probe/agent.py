@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 PENDING_CUTS = 16  # closed windows that may wait for the event loop; then they are dropped and counted
 RESOLVE_EVERY_S = 30.0
-GOODBYE_S = 5.0  # at the end, for acknowledgements of what was just spooled
+GOODBYE = 5 * SECOND  # at the end, for acknowledgements of what was just spooled
 
 
 class Agent:
@@ -98,11 +98,11 @@ class Agent:
     def _make_uplink(self) -> Uplink:
         settings = self._settings
         return Uplink(
-            settings.agent.id,
-            settings.mqtt,
-            settings.uplink,
-            self.spool,
-            self._clock,
+            agent=settings.agent.id,
+            mqtt=settings.mqtt,
+            uplink=settings.uplink,
+            spool=self.spool,
+            clock=self._clock,
             password=self._password,
             version=__version__,
             settings_sha256=digest(settings),
@@ -163,8 +163,8 @@ class Agent:
             self._spool(self._reporter.finish())
         failed = next((task for task in done if task is not stopping), None)
         if failed is not tasks[0]:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.uplink.drain(GOODBYE_S), GOODBYE_S + 1)
+            # What no collector acknowledges until then stays in the spool, for the next run.
+            await self.uplink.drain(self._clock.mono() + GOODBYE)
         for task in (stopping, *tasks):
             task.cancel()
         await asyncio.gather(stopping, *tasks, return_exceptions=True)

@@ -260,9 +260,17 @@ def _agent(arguments: argparse.Namespace) -> int:
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from collectors.collector import main as collect
+    try:
+        from collectors.collector import run
+    except ModuleNotFoundError as missing:
+        from probe.errors import MissingPartError
 
-    return collect(arguments.config)
+        raise MissingPartError(f"the collector (Python module {missing.name})", "collector") from None
+    from probe.service import serve
+    from probe.settings import load_collector
+
+    settings, file = load_collector(arguments.config), str(arguments.config)
+    return serve(lambda stop: run(settings, file, stop=stop))
 
 
 def _ping(arguments: argparse.Namespace) -> int:
