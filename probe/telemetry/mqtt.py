@@ -18,6 +18,7 @@ import asyncio
 import logging
 import math
 import random
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -211,10 +212,11 @@ async def connect(
     client.pending_calls_threshold = 1 << 16
     loop = asyncio.get_running_loop()
     lost: asyncio.Future[MqttError] = loop.create_future()
+    lost.add_done_callback(lambda _: inbox.news.set())
     talk = _Talk(client, mqtt.url, lost)
     try:
         await talk.enter()
-        watcher = asyncio.create_task(_watch(client, inbox, lost, mqtt.url))
+        watcher = asyncio.create_task(_watch(client, lost, mqtt.url))
         try:
             yield Connection(client, inbox, lost, talk.in_flight)
         finally:
@@ -258,8 +260,10 @@ class _Talk:
         self._lost = lost
         self._paho = client._client  # aiomqtt offers no other way to it
         self._paho.connect_timeout = CONNECT_TIMEOUT_S
-        self._hung_up: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._dialled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._hung_up: asyncio.Future[Any] = self._loop.create_future()
+        self._dialled: asyncio.Future[Any] = self._loop.create_future()
         self._answer: Any = None
         self._entered = False
         self._dial = self._paho.connect
@@ -267,6 +271,7 @@ class _Talk:
         self._on_connect, self._paho.on_connect = self._paho.on_connect, self._connected
         self._on_disconnect, self._paho.on_disconnect = self._paho.on_disconnect, self._disconnected
         self._on_publish, self._paho.on_publish = self._paho.on_publish, self._published
+        self._paho.on_socket_register_write = self._want_write
 
     async def enter(self) -> None:
         """Connect. Raises: MqttUnavailable, MqttRefused."""
@@ -307,7 +312,27 @@ class _Talk:
         try:
             return self._dial(*arguments)
         finally:
-            self._dialled.get_loop().call_soon_threadsafe(self._dialled.set_result, None)
+            self._loop.call_soon_threadsafe(self._dialled.set_result, None)
+
+    def _want_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
+        # aiomqtt always puts this off, and then watches a socket that may have been closed by then, or even
+        # another one with the same descriptor.
+        if threading.get_ident() == self._thread:
+            self._add_writer(sock)
+        else:
+            self._loop.call_soon_threadsafe(self._add_writer, sock)
+
+    def _add_writer(self, sock: Any) -> None:
+        current = self._paho.socket()
+        if current is not None and current is sock:
+            self._loop.add_writer(current.fileno(), self._write)
+
+    def _write(self) -> None:
+        try:
+            self._paho.loop_write()
+        except Exception as problem:  # noqa: BLE001 - whatever paho trips over, the connection is done for
+            if not self._lost.done():
+                self._lost.set_result(MqttUnavailable(f"{self._url}: connection lost ({problem})"))
 
     def _connected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any = None) -> None:
         self._answer = reason
@@ -330,7 +355,7 @@ class _Talk:
         cast("Any", self._on_publish)(client, userdata, mid, reason, properties)
 
 
-async def _watch(client: aiomqtt.Client, inbox: _Inbox, lost: asyncio.Future[MqttError], url: str) -> None:
+async def _watch(client: aiomqtt.Client, lost: asyncio.Future[MqttError], url: str) -> None:
     """Wait for the end of the connection and tell whoever waits for something else."""
     import aiomqtt
 
@@ -340,8 +365,6 @@ async def _watch(client: aiomqtt.Client, inbox: _Inbox, lost: asyncio.Future[Mqt
     except aiomqtt.MqttError as problem:
         if not lost.done():
             lost.set_result(MqttUnavailable(f"{url}: connection lost ({problem.__cause__ or problem})"))
-    finally:
-        inbox.news.set()
 
 
 def _refusal(reason: Any, what: str) -> MqttError:

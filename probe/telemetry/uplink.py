@@ -69,6 +69,7 @@ class Uplink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()  # something happened that the sender may want to know
         self._progress = asyncio.Event()  # the spool could forget something
+        self._forgetting = 0
         self._earlier_republished = 0
         self._begin_spool()
 
@@ -96,7 +97,7 @@ class Uplink:
         Returns whether it is empty. What is left stays in the spool, for the next run.
         """
         self.wake()
-        while self._spool.depth and (left := deadline_ns - self._clock.mono()) > 0:
+        while (self._spool.depth or self._forgetting) and (left := deadline_ns - self._clock.mono()) > 0:
             self._progress.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left / SECOND):
@@ -239,14 +240,18 @@ class Uplink:
 
     async def _forget(self, ranges: list[tuple[int, int]]) -> None:
         spool = self._spool_id
-        forgotten = await asyncio.to_thread(self._spool.forget, ranges)
+        self._forgetting += 1
+        try:
+            forgotten = await asyncio.to_thread(self._spool.forget, ranges)
+        finally:
+            self._forgetting -= 1
+            self._progress.set()
         if spool != self._spool.id:
             return
         self._complained.discard(SpoolError)
         self.acknowledged += forgotten
         self._outbox.acknowledged(ranges, forgotten, self._clock.mono())
         self._news.set()
-        self._progress.set()
 
     def _begin_spool(self) -> None:
         self._spool_id = self._spool.id

@@ -297,7 +297,7 @@ async def main():
     )
     running = asyncio.create_task(uplink.run())
     while True:
-        number = await asyncio.to_thread(spool.append, lambda number: b"agent,agent=ny4-01 batch=%di 1\\n" % number)
+        number = await asyncio.to_thread(spool.append, lambda number: b"agent batch=%di 1\\n" % number)
         print(number, flush=True)
         uplink.wake()
         await asyncio.sleep(0.002)
@@ -323,7 +323,7 @@ def test_kill_9_of_the_agents_process_loses_nothing(mosquitto: servers.Server, t
                 while len(collector.acked) < goal:
                     told = int(await child.stdout.readline())
                 child.kill()
-                told = int(([told] + (await child.stdout.read()).split())[-1])
+                told = int([told, *(await child.stdout.read()).split()][-1])
                 await child.wait()
             spool = Spool(path, 64 << 20)
             assert spool.last in (told, told + 1)
