@@ -107,13 +107,12 @@ def build(
                 unmeasured.extend(Unmeasured(target, str(problem)) for target, _ in part)
     flows = sum(len(part) for _, part in opened)
     rng = np.random.default_rng()
-    start = clock.mono() + 20_000_000
     channels = []
     measured: list[Target] = []
     next_id = {int(f): secrets.randbelow(1 << 16) for f in (socket.AF_INET, socket.AF_INET6)}
     for probe_socket, part in opened:
         intervals = [int(target.interval) for target, _ in part]
-        schedule = Schedule(intervals, [target.schedule == "poisson" for target, _ in part], start, rng)
+        schedule = Schedule(intervals, [target.schedule == "poisson" for target, _ in part], rng)
         streams = [
             Flow(len(measured) + i, address.sockaddr, target.size) for i, (target, address) in enumerate(part)
         ]

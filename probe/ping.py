@@ -50,9 +50,9 @@ class PingOptions:
 class _Counted(Schedule):
     """A schedule that ends after `count` probes; the first is due at once."""
 
-    def __init__(self, interval: int, count: int | None, start: int) -> None:
-        super().__init__([interval], [False], start, np.random.default_rng())
-        self._next[:] = start
+    def __init__(self, interval: int, count: int | None) -> None:
+        super().__init__([interval], [False], np.random.default_rng())
+        self._next[:] = 0
         self._left = count
 
     def earliest(self) -> int:
@@ -171,7 +171,7 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     drop_privileges()
     # Room for ten seconds and the timeout, so that a late reply still finds its probe.
     capacity = (10 * SECOND + 4 * options.timeout) // options.interval + 2048
-    schedule = _Counted(options.interval, options.count, clock.mono() + 50 * MILLISECOND)
+    schedule = _Counted(options.interval, options.count)
     channel = Channel(
         probe_socket,
         [Flow(0, address.sockaddr, options.size)],

@@ -26,6 +26,7 @@ from probe.engine.stamps import WallToMono
 
 DRAIN_AFTER = 256  # probes: more unread replies than this are not left in the kernel's queue
 DRAIN_EVERY = 100 * MILLISECOND  # ... nor for longer than this
+LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls of anything are slow
 STALL = 100 * MILLISECOND  # a tick this late is worth an event
 MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
 
@@ -99,7 +100,6 @@ class Engine:
         self._housekeeping = 0
         self._newest = 0  # start of the newest window ever opened, wall ns
         self._windows: deque[_Window] = deque()
-        self._open_window(self.to_mono.wall(clock.mono()))
 
     # -- windows ---------------------------------------------------------------------------------------------
 
@@ -147,11 +147,22 @@ class Engine:
                 column[:] = 0
         return Strays(totals[0], totals[1], totals[2])
 
+    def _begin(self, now: int) -> None:
+        """The first turn: windows and schedules start here, however long ago the sockets were opened."""
+        self.to_mono.refresh()
+        self._open_window(self.to_mono.wall(now))
+        self._last_drain = now
+        for channel in self.channels:
+            channel.schedule.begin(now + LEAD)
+            channel.plan(now)
+
     # -- the tick --------------------------------------------------------------------------------------------
 
     def turn(self) -> int:
         """Send what is due, drain and cut if it is time. Returns when to call again (monotonic ns)."""
         now = self._clock.mono()
+        if not self._windows:
+            self._begin(now)
         if now > self._wake_limit:
             self._overslept(now)
         self.counters.ticks += 1
@@ -220,6 +231,8 @@ class Engine:
     def finish(self, sleep: Callable[[float], None]) -> None:
         """Send nothing more, give replies their time, and cut every window that is open."""
         deadline = self._clock.mono() + self._timeout + MARGIN
+        if not self._windows:
+            self._begin(self._clock.mono())
         self._drain()
         while self._clock.mono() < deadline and any(self._outstanding(channel) for channel in self.channels):
             sleep(0.005)

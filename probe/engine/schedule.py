@@ -22,13 +22,10 @@ class Schedule:
     Args:
         intervals: ns between two probes of each flow.
         poisson: which flows have random gaps with that mean.
-        start: the first probes are due within one interval from here.
         rng: random phases and gaps.
     """
 
-    def __init__(
-        self, intervals: Sequence[int], poisson: Sequence[bool], start: int, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, intervals: Sequence[int], poisson: Sequence[bool], rng: np.random.Generator) -> None:
         self._interval = np.array(intervals, np.int64)
         self._poisson = np.array(poisson, np.bool_)
         self._rng = rng
@@ -37,12 +34,16 @@ class Schedule:
             members = np.flatnonzero(self._interval == interval)
             step = interval / len(members)
             phase = (np.arange(len(members)) + rng.random()) * step
-            self._next[members] = start + phase.astype(np.int64)
+            self._next[members] = phase.astype(np.int64)
         random = self._poisson
-        self._next[random] = start + self._gaps(self._interval[random])
+        self._next[random] = self._gaps(self._interval[random])
 
     def __len__(self) -> int:
         return len(self._interval)
+
+    def begin(self, start: int) -> None:
+        """Start here (ns): the first probe of every flow is due within one interval from now, or one random gap."""
+        self._next += start
 
     def earliest(self) -> int:
         """When the next probe is due; far in the future where there are no flows."""
@@ -100,6 +101,9 @@ class Saturated:
         self._flows = flows
         self._left = total
         self._at = 0
+
+    def begin(self, start: int) -> None:
+        """Nothing depends on when it starts."""
 
     def __len__(self) -> int:
         return self._flows

@@ -1,9 +1,9 @@
 """Agent ids and batch numbers in, MQTT topics out, and back.
 
-    coloprobe/v1/<agent>/lines/<spool>/<batch>    a batch
-    coloprobe/v1/<agent>/ack                      what the sink holds: {"<spool>": [[first, last], ...]}
-    coloprobe/v1/<agent>/status                   retained, also the last will
-    coloprobe/v1/<agent>/ask, .../answer          on-demand requests
+coloprobe/v1/<agent>/lines/<spool>/<batch>    a batch
+coloprobe/v1/<agent>/ack                      what the sink holds: {"<spool>": [[first, last], ...]}
+coloprobe/v1/<agent>/status                   retained, also the last will
+coloprobe/v1/<agent>/ask, .../answer          on-demand requests
 """
 
 from __future__ import annotations
