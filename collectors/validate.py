@@ -71,11 +71,7 @@ def validate(topic: str, payload: bytes, *, now_ns: int, max_bytes: int) -> Batc
     good, bad, newest = _sort(text, batch.agent, now_ns)
     if not good and not bad:
         raise BatchError("empty", "the batch holds no line")
-    if bad:
-        body = "".join(f"{line}\n" for line in good).encode()
-    else:
-        body = text.encode() if text.endswith("\n") else f"{text}\n".encode()
-    return Batch(batch, body, len(good), newest, tuple(bad))
+    return Batch(batch, lines.join(good), len(good), newest, tuple(bad))
 
 
 def unpack(payload: bytes, max_bytes: int) -> bytes:
