@@ -77,7 +77,10 @@ def own_address(family: int = socket.AF_INET) -> str | None:
 
 
 def _bind(host: str, port: int, note: str) -> Listener:
-    found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104
+    except UnicodeError:
+        raise socket.gaierror(socket.EAI_NONAME, "it is no host name") from None
     family, kind, protocol, _, address = found[0]
     # With the protocol named, asyncio switches Nagle's delay off on every connection (40 ms an answer).
     bound = socket.socket(family, kind, protocol)

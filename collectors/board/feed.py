@@ -16,7 +16,7 @@ from pathlib import Path
 
 from collectors.board import charts
 from collectors.board.panels import Event, Health, event_of, health_of
-from collectors.board.rows import HISTORY, Row, Window, row_of, shown, state_of
+from collectors.board.rows import HISTORY, Row, Window, row_of, shown, slim, state_of
 from collectors.sinks.store import Reader, Stored
 from probe.clock import SECOND, Clock, SystemClock
 from probe.errors import ColoprobeError
@@ -170,7 +170,8 @@ class Feed:
             if not latest:
                 return []
             newest, whole = latest[0].time_ns, True
-        read = _windows(reader.tail(series, WINDOWS, newest - HISTORY if whole else newest, until))
+        since = newest - HISTORY if whole else newest
+        read = [slim(window) for window in _windows(reader.tail(series, WINDOWS, since, until))]
         if read in (known, known[-1:]):
             return known
         merged = {w.start_ns: w for w in (*known, *read)}

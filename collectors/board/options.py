@@ -12,7 +12,8 @@ from collectors.board.charts import Box, Cell, extent
 Options = dict[str, Any]
 
 _DIM, _EDGE = "#8393a3", "#1e2833"
-_LEFT, _RIGHT = 64, 52
+_LINEAR_AXIS, _LOG_AXIS = 0, 3
+_LEFT, _RIGHT = 80, 66
 
 
 def initial() -> Options:
@@ -40,10 +41,12 @@ def initial() -> Options:
             _axis("loss", 0, "loss", position="right", inverse=True, min=0, max=1, splitLine={"show": False})
             | {"axisLabel": _label("coloprobe.percent"), "interval": 1},
             _axis("heat", 1, "histogram", type="log", logBase=2, splitNumber=3),
+            # Both scales of the band, one of them shown: an axis that changes its type loses its looks.
+            _axis("rtt-log", 0, "RTT", type="log", logBase=2, show=False, position="left"),
         ],
         "series": [
             _custom("loss", "loss", [8], 0, 1),
-            _custom("band", "band", [2, 3, 4, 5], 0, 0),
+            _custom("band", "band", [2, 3, 4, 5], 0, _LINEAR_AXIS),
             _custom("cells", "cell", [2, 3], 1, 2) | {"tooltip": {"show": False}},
         ],
     }
@@ -58,9 +61,15 @@ def update(
     series: list[Options] = []
     if boxes is not None:
         top = extent(boxes)["loss"]
-        series += [{"id": "loss", "data": boxes}, {"id": "band", "data": boxes}]
-        kind: Options = {"type": "log", "logBase": 2} if log else {"type": "value"}
-        options["yAxis"] = [{"id": "rtt", **kind}, {"id": "loss", "max": top, "interval": top}]
+        series += [
+            {"id": "loss", "data": boxes},
+            {"id": "band", "data": boxes, "yAxisIndex": _LOG_AXIS if log else _LINEAR_AXIS},
+        ]
+        options["yAxis"] = [
+            {"id": "rtt", "show": not log},
+            {"id": "rtt-log", "show": log},
+            {"id": "loss", "max": top, "interval": top},
+        ]
     if cells is not None:
         series.append({"id": "cells", "data": cells})
     if series:
@@ -91,7 +100,7 @@ def _axis(name: str, grid: int, title: str, **more: Any) -> Options:
         "gridIndex": grid,
         "name": title,
         "nameLocation": "middle",
-        "nameGap": 36 if more.get("position") == "right" else 52,
+        "nameGap": 48 if more.get("position") == "right" else 58,
         "nameTextStyle": {"color": "#52606e", "fontSize": 11},
         "axisLabel": _label("coloprobe.us"),
         "splitLine": {"lineStyle": {"color": _EDGE}},

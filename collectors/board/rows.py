@@ -46,6 +46,14 @@ class Window:
         return int(self.number(name) or 0)
 
 
+KEPT = ("sent", "received", "lost", "loss", "jitter_ns", "rtt_p50_ns", "rtt_p99_ns", "rtt_max_ns")
+
+
+def slim(window: Window) -> Window:
+    """The same window with the fields that a row needs: hundreds of targets are kept in memory."""
+    return Window(window.start_ns, {name: window.fields[name] for name in KEPT if name in window.fields})
+
+
 @dataclass(frozen=True)
 class Row:
     """What the table shows of a target. Times are ns; None is nothing to show."""
