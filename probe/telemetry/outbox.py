@@ -118,7 +118,7 @@ class Outbox:
     def due(self) -> int | None:
         """When to call `take` again although nothing else has happened; None: only then."""
         if self.narrow:
-            waiting = self._flights or self._ahead or self._live <= self.last or self._lap
+            waiting = self._flights or self._ahead or self._live <= self.last
             return self._resume if waiting else None
         return min((time for time in (self._expiry, self._deadline()) if time is not None), default=None)
 

@@ -23,7 +23,7 @@ class World:
         self.now = 1000 * SECOND
         self.last = waiting
         self.spool = set(range(1, waiting + 1))
-        self.most_numbers_known = 0
+        self.pages = 0
         self.taken: Counter[int] = Counter()
         self.boot()
 
@@ -47,6 +47,7 @@ class World:
                     return None
                 page = sorted(n for n in self.spool if n > after)[:PAGE]
                 self.outbox.supply(after, page)
+                self.pages += 1
             elif number in self.spool:
                 self.taken[number] += 1
                 self.outbox.delivered(number, self.now)
@@ -95,8 +96,8 @@ def test_steady_state_reads_no_pages_of_the_spool() -> None:
     world = World()
     for _ in range(10):
         world.append()
-        world.take_all()
-        assert world.outbox.wanted() is None
+        world.ack(*world.take_all())
+    assert world.pages == 0
 
 
 def test_window_is_never_exceeded() -> None:
@@ -243,6 +244,49 @@ def test_batches_that_the_spool_dropped_cost_no_pause() -> None:
     world.spool -= set(range(1, PAGE * 2 - 3))
     world.until_due()
     assert world.take() is not None
+
+
+def flying_for_long(count: int) -> Outbox:
+    """`count` batches in flight whose time is over at 30 s; another one was acknowledged just before."""
+    outbox = Outbox(16, TIMEOUT, 0)
+    outbox.restart(0)
+    outbox.appended(count + 1)
+    for number in range(1, count + 2):
+        assert outbox.take(0) == number
+        outbox.delivered(number, 0)
+    outbox.acknowledged([(count + 1, count + 1)], 1, TIMEOUT - 1)
+    return outbox
+
+
+def test_reconnect_while_some_wait_to_be_repeated_takes_each_once() -> None:
+    outbox = flying_for_long(3)
+    assert outbox.take(TIMEOUT) == 1
+    outbox.restart(TIMEOUT)
+    assert outbox.take(TIMEOUT) == 4
+    outbox.missing(4)
+    assert outbox.wanted() == 0
+    outbox.supply(0, [1, 2, 3])
+    assert [outbox.take(TIMEOUT) for _ in range(4)] == [1, 2, 3, None]
+
+
+def test_batch_on_its_way_to_the_broker_is_not_repeated() -> None:
+    outbox = flying_for_long(2)
+    assert [outbox.take(TIMEOUT) for _ in range(3)] == [1, 2, None]
+    outbox.delivered(1, TIMEOUT)
+    outbox.acknowledged([(9, 9)], 1, 3 * TIMEOUT - 1)
+    assert outbox.take(3 * TIMEOUT) == 1  # its second time is over; 2 still has not reached the broker
+    assert outbox.take(3 * TIMEOUT) is None
+
+
+def test_page_that_comes_too_late_is_ignored() -> None:
+    outbox = Outbox(8, TIMEOUT, 100)
+    outbox.restart(0)
+    outbox.supply(50, [51, 52])
+    assert outbox.wanted() == 0
+    outbox.supply(0, [1, 2])
+    outbox.supply(2, [3, 4])
+    outbox.take(0)
+    assert [outbox.take(0) for _ in range(3)] == [1, 2, None]
 
 
 def test_a_million_waiting_batches_cost_a_page_of_memory() -> None:
