@@ -166,6 +166,8 @@ class Engine:
         if now > self._wake_limit:
             self._overslept(now)
         self.counters.ticks += 1
+        if self.to_mono.moved(now):
+            self._drain()  # the sooner a step is seen, the fewer stamps may be from either side of it
         for channel in self.channels:
             while channel.next_due() <= now:
                 sent = channel.send(self._clock, self._drain_after)
@@ -179,11 +181,13 @@ class Engine:
         due = min([channel.next_due() for channel in self.channels], default=_FAR)
         # Wake on the tick's grid: what is due within one tick leaves together.
         wake = min(-(-due // self._tick) * self._tick, self._housekeeping)
+        if wake <= now:
+            wake = now + self._tick  # the send buffer is full: what is due stays due
         self._wake_limit = wake + self._tick
         return wake
 
     def _keep_house(self, now: int) -> None:
-        """What need not be done at every tick: drain, open and cut windows, plan for channels that were idle."""
+        """What need not be done at every tick: drain, open and cut windows, plan for idle channels."""
         for channel in self.channels:
             channel.plan(now)
         if now >= self._last_drain + self._drain_every:

@@ -42,7 +42,7 @@ class Schedule:
         return len(self._interval)
 
     def begin(self, start: int) -> None:
-        """Start here (ns): the first probe of every flow is due within one interval from now, or one random gap."""
+        """Start here (ns): every flow's first probe is due within one interval, or one random gap."""
         self._next += start
 
     def earliest(self) -> int:

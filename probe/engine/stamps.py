@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.clock import MICROSECOND, MILLISECOND, Clock
+from probe.clock import MICROSECOND, Clock
 
 STEP = 200 * MICROSECOND  # a smaller change is not told from the noise of reading two clocks
 _TIGHT = 20 * MICROSECOND  # two readings further apart than this were interrupted
@@ -27,29 +27,34 @@ class WallToMono:
         self._clock = clock
         self.offset = _measure(clock)
         self.stepped_by = 0  # ns, of the step that the last `refresh` saw; 0: none
-        self.steps = 0
         self._before = self.offset
-        self._since = self._now = clock.mono()  # the drain before the last one, and the last one
+        self._checked = self._now = clock.mono()
+
+    def moved(self, now: int) -> bool:
+        """Whether the wall clock seems to have been stepped (`now`: monotonic ns, just read); cheap enough
+        for a tick."""
+        if abs(self._clock.wall() - now - self.offset) > STEP:
+            return True
+        self._checked = now
+        return False
 
     def refresh(self) -> None:
         """Measure again; call this just before a drain."""
         offset = _measure(self._clock)
+        self._now = self._clock.mono()
         self.stepped_by = 0
         if abs(offset - self.offset) > STEP:
             self.stepped_by = offset - self.offset
-            self.steps += 1
             self._before, self.offset = self.offset, offset
-        self._since, self._now = self._now, self._clock.mono()
 
     def __call__(self, stamps: NDArray[np.int64]) -> NDArray[np.int64]:
         """`stamps` (wall ns, 0 = none) as monotonic ns; 0 stays 0."""
         mono = stamps - self.offset
         if self.stepped_by:
-            # One of the two offsets puts the stamp between the last drain and now; a small step may leave
-            # both possible.
-            old = stamps - self._before
-            implausible = (mono > self._now + MILLISECOND) | (mono < self._since - MILLISECOND)
-            mono = np.where(implausible & (old <= self._now + MILLISECOND), old, mono)
+            # The step came after the last check: what the new offset does not put there was stamped before
+            # it.
+            after = (mono >= self._checked - STEP) & (mono <= self._now + STEP)
+            mono = np.where(after, mono, stamps - self._before)
         if not stamps.all():
             mono[stamps == 0] = 0
         return mono

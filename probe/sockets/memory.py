@@ -1,0 +1,145 @@
+"""Prepared rows in, replies by a rule of the test's out: the twin of `PacketSocket`, on an injected clock."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import itertools
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.clock import MICROSECOND, Clock
+from probe.sockets.packet_socket import BLOCK, PITCH, ROWS, QuotedError, Replies, Stamps
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What the network does to one probe.
+
+    replies: delays in ns after the TX stamp, one a reply; none: lost.
+    refused: errno with which the kernel refuses to send it; 0: it leaves.
+    stamped: whether the TX stamp comes.
+    raw: packets to deliver as they are, as (delay in ns, bytes).
+    """
+
+    replies: tuple[int, ...] = ()
+    refused: int = 0
+    stamped: bool = True
+    raw: tuple[tuple[int, bytes], ...] = ()
+
+
+Rule = Callable[[int, bytes], Fate]
+
+
+@dataclass
+class MemorySocket:
+    """A ping socket (no IP header) of `family`; `rule(n, packet)` is the fate of the n-th probe, from 0."""
+
+    clock: Clock
+    rule: Rule
+    family: int = int(socket.AF_INET)
+    raw: bool = False
+    patience: int = 256
+    receive_stamps: bool = True
+    dropped: int = 0
+    closed: bool = False
+    rows: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((ROWS, 128), np.uint8))
+    sent: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._sizes = np.zeros(ROWS, np.int64)
+        self._ids = np.zeros(ROWS, np.uint32)
+        self._arriving: list[tuple[int, int, int, bytes]] = []  # when, order, stamp or 0, packet
+        self._order = itertools.count()
+        self._stamps: list[tuple[int, int]] = []
+        self._tried = 0
+        self.errors: list[QuotedError] = []
+
+    def set_destinations(self, addresses: list[bytes]) -> None:
+        """Every address leads to `rule`."""
+
+    def prepare(
+        self,
+        where: slice,
+        destinations: NDArray[np.int64],  # noqa: ARG002 - part of the interface
+        sizes: NDArray[np.int64],
+        ids: NDArray[np.uint32],
+    ) -> None:
+        self._sizes[where] = sizes
+        self._ids[where] = ids
+
+    def send(self, start: int, stop: int) -> tuple[int, int]:
+        for row in range(start, stop):
+            packet = self.rows[row, : self._sizes[row]].tobytes()
+            fate = self.rule(self._tried, packet)
+            if fate.refused == errno.EAGAIN:
+                return row - start, errno.EAGAIN
+            self._tried += 1
+            if fate.refused:
+                return row - start, fate.refused
+            self.sent.append(packet)
+            left = self.clock.mono() + MICROSECOND
+            if fate.stamped:
+                self._stamps.append((int(self._ids[row]), self.clock.wall() + MICROSECOND))
+            reply = bytes([packet[0] - 8 if packet[0] == 8 else 129]) + packet[1:]
+            self.deliver(*((left + delay, reply) for delay in fate.replies))
+            self.deliver(*((left + delay, raw) for delay, raw in fate.raw))
+        return stop - start, 0
+
+    def deliver(self, *packets: tuple[int, bytes]) -> None:
+        """Let packets arrive at monotonic times (ns); each is stamped with the wall time of that moment."""
+        for when, data in packets:
+            heapq.heappush(self._arriving, (when, next(self._order), 0, data))
+
+    def about_to_step(self) -> None:
+        """Call it before the wall clock is stepped: what has arrived unread keeps the stamp it was given."""
+        now, offset = self.clock.mono(), self.clock.wall() - self.clock.mono()
+        self._arriving = [
+            (when, n, stamp or (when + offset if when <= now else 0), data)
+            for when, n, stamp, data in self._arriving
+        ]
+
+    def receive(self) -> Replies | None:
+        offset = self.clock.wall() - self.clock.mono()
+        arrived: list[tuple[int, bytes]] = []
+        while self._arriving and self._arriving[0][0] <= self.clock.mono() and len(arrived) < BLOCK:
+            when, _, stamp, data = heapq.heappop(self._arriving)
+            arrived.append((stamp or when + offset, data))
+        if not arrived:
+            return None
+        rows = np.zeros((len(arrived), PITCH), np.uint8)
+        for i, (_, data) in enumerate(arrived):
+            cut = data[:PITCH]
+            rows[i, : len(cut)] = np.frombuffer(cut, np.uint8)
+        stamps = np.array([when if self.receive_stamps else 0 for when, _ in arrived], np.int64)
+        lengths = np.array([len(data) for _, data in arrived], np.uint32)
+        return Replies(rows, lengths, stamps, np.zeros((len(arrived), 28), np.uint8))
+
+    def stamps(self) -> Stamps | None:
+        if not self._stamps and not self.errors:
+            return None
+        taken, self._stamps = self._stamps, []
+        errors, self.errors = tuple(self.errors), []
+        ids = np.array([i for i, _ in taken], np.uint32)
+        return Stamps(ids, np.array([when for _, when in taken], np.int64), errors, False)
+
+    def drops(self) -> int:
+        return self.dropped
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def lossless(delay: int) -> Rule:
+    """A rule: every probe is answered after `delay` ns."""
+    return lambda _n, _packet: Fate((delay,))
+
+
+def fates(sequence: Iterable[Fate]) -> Rule:
+    """A rule: the n-th probe meets the n-th fate."""
+    given = list(sequence)
+    return lambda n, _packet: given[n]
