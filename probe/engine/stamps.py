@@ -53,7 +53,9 @@ class WallToMono:
         if self.stepped_by:
             # The step came after the last check: what the new offset does not put there was stamped before
             # it.
-            after = (mono >= self._checked - STEP) & (mono <= self._now + STEP)
+            after = (stamps == 0) | ((mono >= self._checked - STEP) & (mono <= self._now + STEP))
+            # Packets queue in order, so nothing in front of a stamp from before the step is from after it.
+            after = np.logical_and.accumulate(after[::-1])[::-1]
             mono = np.where(after, mono, stamps - self._before)
         if not stamps.all():
             mono[stamps == 0] = 0
