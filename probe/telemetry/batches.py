@@ -1,4 +1,4 @@
-"""Lines in, batches out: each opens with the agent's line, has at most 256 KiB of text, and is gzip if it pays.
+"""Lines in, batches out: each opens with the agent's line, has at most 256 KiB of text, gzip where it pays.
 
 The text before packing is what is limited, because that is what a collector has to hold.
 """
