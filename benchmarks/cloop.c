@@ -92,6 +92,8 @@ static int open_socket(void) {
         setsockopt(fd, SOL_RAW, ICMP_FILTER_OPTION, &filter, sizeof filter) ||
         setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &stamps, sizeof stamps))
         die("setsockopt");
+    /* The first socket that asks for receive stamps turns them on in a kernel worker, a moment later. */
+    nanosleep(&(struct timespec){0, 20000000}, NULL);
     return fd;
 }
 

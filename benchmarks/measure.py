@@ -20,6 +20,7 @@ from typing import Any
 from tests.lab.netlab import Namespace
 
 _TIMEOUT_S = 120
+_PROCESS_CPU_CLOCK = 2  # with a pid above it, a clock id: all threads of that process, in ns
 
 
 class BenchmarkError(Exception):
@@ -35,81 +36,144 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What a process had used when its responder had got `probes` echo requests."""
+
+    probes: int
+    cpu_s: float
+
+
+@dataclass(frozen=True)
 class Run:
-    """One process from start to end: `cpu_s` is user + system of the process and what it waited for."""
+    """One process from start to end: `cpu_s` is the whole's, user + system; `first` and `last` lie within."""
 
     cpu_s: float
     wall_s: float
+    first: Mark
+    last: Mark
     work: Work
+
+    @property
+    def cpu_per_probe_s(self) -> float:
+        """Between the marks."""
+        return (self.last.cpu_s - self.first.cpu_s) / (self.last.probes - self.first.probes)
+
+    @property
+    def around_s(self) -> float:
+        """What the process used besides its probes: to start, and to end."""
+        return self.cpu_s - self.work.probes * self.cpu_per_probe_s
 
 
 @dataclass(frozen=True)
 class Program:
-    """How to run one program for its full length and for next to none, and how to read what it did.
+    """How to run a program, and how to read what it did.
 
-    `full` and `idle` are command lines; `stop_after_s` interrupts the full run of one that loops for ever.
+    `between`: it is measured from when the responder has got so many probes until it has got so many.
+    `stop_after_s`: interrupt it then, as it loops for ever.
     """
 
     name: str
-    full: Sequence[str | Path]
-    idle: Sequence[str | Path]
+    argv: Sequence[str | Path]
     read: Callable[[str], Work]
+    between: tuple[int, int]
     stop_after_s: float | None = None
 
 
 @dataclass
 class Row:
-    """All runs of one program. What a probe costs is what the full run costs more than the idle one."""
+    """All runs of one program; `problem`: why there are none."""
 
     name: str
-    full: list[Run] = field(default_factory=list)
-    idle: list[Run] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
     problem: str = ""
 
     @property
-    def start_up_s(self) -> float:
-        """Median processor time of the idle runs."""
-        return statistics.median(run.cpu_s for run in self.idle)
+    def cpu_per_probe_s(self) -> list[float]:
+        return [run.cpu_per_probe_s for run in self.runs]
 
     @property
-    def cpu_per_probe_s(self) -> list[float]:
-        """Of every full run, less the median start-up."""
-        base = statistics.median(run.work.probes for run in self.idle)
-        return [(run.cpu_s - self.start_up_s) / (run.work.probes - base) for run in self.full]
+    def around_s(self) -> float:
+        """The median."""
+        return statistics.median(run.around_s for run in self.runs)
 
     @property
     def answered(self) -> float:
-        """The smallest share of probes that were answered in any full run."""
-        return min(run.work.received / run.work.probes for run in self.full)
+        """The smallest share of probes that were answered in any run."""
+        return min(run.work.received / run.work.probes for run in self.runs)
 
 
-def run_whole(
-    namespace: Namespace, argv: Sequence[str | Path], stop_after_s: float | None = None
-) -> tuple[Run, str]:
-    """Run a program to its end; returns what it cost (its work unread) and its output, stdout and stderr.
+class _Watch(threading.Thread):
+    """Marks what a process has used when its responder has got certain numbers of echo requests."""
 
-    Raises: BenchmarkError where it fails or does not end.
-    """
+    def __init__(self, responder: Namespace, pid: int, probes: Sequence[int]) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._responder, self._pid, self._probes = responder, pid, probes
+        self._over = threading.Event()
+        self._base = responder.call(echo_requests)
+        self.marks: list[Mark] = []
+
+    def run(self) -> None:
+        self._responder.enter()
+        clock = ~self._pid << 3 | _PROCESS_CPU_CLOCK
+        while len(self.marks) < len(self._probes) and not self._over.wait(0.002):
+            seen = echo_requests() - self._base
+            if seen >= self._probes[len(self.marks)]:
+                try:
+                    self.marks.append(Mark(seen, time.clock_gettime(clock)))
+                except OSError:  # it has ended already
+                    return
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def echo_requests() -> int:
+    """How many ICMP echo requests the calling thread's namespace has received so far."""
+    names, values = (
+        line.split()
+        for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()
+        if line.startswith("Icmp:")
+    )
+    return int(values[names.index("InEchos")])
+
+
+def measure(prober: Namespace, responder: Namespace, program: Program) -> Run:
+    """Run a program from start to end. Raises: BenchmarkError (it fails, does not end, sends too little)."""
     with tempfile.TemporaryFile("w+") as output:
         start = time.monotonic()
-        child = subprocess.Popen(namespace.command(argv), stdout=output, stderr=subprocess.STDOUT)
-        patience, last_word = (stop_after_s, signal.SIGINT) if stop_after_s else (_TIMEOUT_S, signal.SIGKILL)
+        child = subprocess.Popen(prober.command(program.argv), stdout=output, stderr=subprocess.STDOUT)
+        watch = _Watch(responder, child.pid, program.between)
+        watch.start()
+        patience, last_word = (
+            (program.stop_after_s, signal.SIGINT) if program.stop_after_s else (_TIMEOUT_S, signal.SIGKILL)
+        )
         # os.kill and os.wait4, not Popen's methods: those reap the process, and its usage is gone.
         timer = threading.Timer(patience, os.kill, (child.pid, last_word))
         timer.start()
         _, status, usage = os.wait4(child.pid, 0)
         timer.cancel()
+        watch.end()
         wall = time.monotonic() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read()
     if child.returncode != 0:
-        raise BenchmarkError(f"{Path(argv[0]).name} ended with {child.returncode}: {text[-500:].strip()}")
-    return Run(usage.ru_utime + usage.ru_stime, wall, Work(0, 0)), text
+        name = Path(program.argv[0]).name
+        raise BenchmarkError(f"{name} ended with {child.returncode}: {text[-500:].strip()}")
+    work = program.read(text)
+    marks = watch.marks
+    if len(marks) < 2 or marks[0].probes == marks[1].probes:
+        raise BenchmarkError(f"{program.name} sent {work.probes} probes, too few to tell what one costs")
+    return Run(usage.ru_utime + usage.ru_stime, wall, marks[0], marks[1], work)
 
 
 def interleave(
-    namespace: Namespace, programs: Sequence[Program], rounds: int, say: Callable[[str], None]
+    prober: Namespace,
+    responder: Namespace,
+    programs: Sequence[Program],
+    rounds: int,
+    say: Callable[[str], None],
 ) -> list[Row]:
     """A B C A B C ...: whatever the machine does meanwhile meets all of them.
 
@@ -118,18 +182,12 @@ def interleave(
     rows = [Row(program.name) for program in programs]
     for number in range(rounds):
         for program, row in zip(programs, rows, strict=True):
-            if row.problem:
-                continue
-            say(f"  {program.name}, run {number + 1} of {rounds}")
-            try:
-                for argv, stop, runs in (
-                    (program.idle, None, row.idle),
-                    (program.full, program.stop_after_s, row.full),
-                ):
-                    run, text = run_whole(namespace, argv, stop)
-                    runs.append(Run(run.cpu_s, run.wall_s, program.read(text)))
-            except BenchmarkError as problem:
-                row.problem = str(problem)
+            if not row.problem:
+                say(f"  {program.name}, run {number + 1} of {rounds}")
+                try:
+                    row.runs.append(measure(prober, responder, program))
+                except BenchmarkError as problem:
+                    row.problem = str(problem)
     return rows
 
 

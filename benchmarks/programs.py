@@ -5,8 +5,6 @@ least `probes` and `received`:
 
     python -m benchmarks.saturate --target ADDRESS --count N
     python -m benchmarks.paced --first ADDRESS --targets T --rate R --seconds S
-
-`--count 0` and `--seconds 0` open what a run opens and send nothing: that is their start-up.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -54,46 +51,37 @@ def targets(count: int) -> list[str]:
 
 def saturated(c_loop: Path, probes: int) -> list[Program]:
     """One target for the engines; fping sends back to back only with many, so it gets 200, each every ms."""
-    ours = [sys.executable, "-m", "benchmarks.saturate", "--target", str(FIRST_TARGET), "--count"]
-    loop: list[str | Path] = [c_loop, "saturated", str(FIRST_TARGET)]
-    fping = ["fping", "-q", "-i", "0", "-p", "1", *targets(200)]
+    target = str(FIRST_TARGET)
+    ours = [sys.executable, "-m", "benchmarks.saturate", "--target", target, "--count", str(probes)]
+    rounds = min(probes, FPING_MOST) // 200
+    fping = ["fping", "-q", "-i", "0", "-p", "1", "-c", str(rounds), *targets(200)]
+    most = probes // 10, probes * 95 // 100
     return [
-        Program("coloprobe", [*ours, str(probes)], [*ours, "0"], read_json),
-        Program("C loop", [*loop, str(probes)], [*loop, "0"], read_json),
-        Program(
-            "fping -i 0 -p 1",
-            with_options(fping, "-c", str(min(probes, FPING_MOST) // 200)),
-            with_options(fping, "-c", "1"),
-            read_fping,
-        ),
+        Program("coloprobe", ours, read_json, most),
+        Program("C loop", [c_loop, "saturated", target, str(probes)], read_json, most),
+        Program("fping -i 0 -p 1", fping, read_fping, (rounds * 20, rounds * 190)),
     ]
 
 
 def paced(c_loop: Path, count: int, rate: int, seconds: int) -> list[Program]:
-    """`count` targets, `rate` probes/s each, all evenly spaced."""
-    ours = [sys.executable, "-m", "benchmarks.paced", "--first", str(FIRST_TARGET)]
-    ours += ["--targets", str(count), "--rate", str(rate), "--seconds"]
-
-    def loop(length: int) -> list[str | Path]:
-        return [c_loop, "paced", str(FIRST_TARGET), str(count), str(rate), str(length), str(TICK_MS)]
-
-    gap_ms = 1000 / (count * rate)
-    fping = ["fping", f"-p{1000 // rate}", f"-i{gap_ms * 0.9:.2f}", *targets(count)]
+    """`count` targets, `rate` probes/s each, all evenly spaced; measured after the first second."""
+    target = str(FIRST_TARGET)
+    most = count * rate, count * rate * seconds * 9 // 10
+    ours = [sys.executable, "-m", "benchmarks.paced", "--first", target]
+    ours += ["--targets", str(count), "--rate", str(rate), "--seconds", str(seconds)]
+    loop: list[str | Path] = [c_loop, "paced", target, *map(str, (count, rate, seconds, TICK_MS))]
+    pace = [f"-p{1000 // rate}", f"-i{1000 / (count * rate) * 0.9:.2f}"]
     return [
-        Program("coloprobe", [*ours, str(seconds)], [*ours, "0"], read_json),
-        Program(f"C loop, {TICK_MS} ms tick", loop(seconds), loop(0), read_json),
+        Program("coloprobe", ours, read_json, most),
+        Program(f"C loop, {TICK_MS} ms tick", loop, read_json, most),
         Program(
-            f"fping -l -Q1 -p{1000 // rate} -i{gap_ms * 0.9:.2f}",
-            with_options(fping, "-l", "-Q1"),
-            with_options(fping, "-q", "-c", "1"),
+            " ".join(["fping -l -Q1", *pace]),
+            ["fping", "-l", "-Q1", *pace, *targets(count)],
             read_fping,
+            most,
             stop_after_s=seconds,
         ),
     ]
-
-
-def with_options(argv: Sequence[str], *options: str) -> list[str]:
-    return [argv[0], *options, *argv[1:]]
 
 
 def read_json(output: str) -> Work:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import programs
-from benchmarks.measure import BenchmarkError, Program, interleave, memory_bytes, run_whole
+from benchmarks.measure import Program, interleave, measure, memory_bytes
 from tests.lab.capture import Capture
 from tests.lab.netlab import Namespace
 
@@ -50,47 +50,56 @@ def test_the_c_loop_does_not_call_lost_probes_received(targets: Pair, c_loop: Pa
 
 
 def test_all_paced_programs_send_the_same_to_every_target(targets: Pair, c_loop: Path) -> None:
-    near, _ = targets
-    for program in programs.paced(c_loop, 20, 10, 1)[1:]:
+    near, far = targets
+    for program in programs.paced(c_loop, 20, 10, 2):
         with Capture(near) as capture:
-            _, output = run_whole(near, program.full, program.stop_after_s)
+            run = measure(near, far, program)
         per_target = Counter(trip.target for trip in capture.round_trips())
         assert sorted(per_target) == sorted(programs.targets(20)), program.name
-        work = program.read(output)
-        assert work.probes == work.received == per_target.total()
-        # fping is interrupted in the middle of a round.
-        assert all(count in (9, 10, 11) for count in per_target.values()), program.name
+        assert run.work.probes == run.work.received
+        # fping is stopped in the middle of a round, and does not count the probe that it is just sending.
+        assert 0 <= per_target.total() - run.work.probes <= (1 if program.stop_after_s else 0)
+        assert all(count in (18, 19, 20, 21) for count in per_target.values()), program.name
+
+
+def test_what_a_probe_costs_adds_up_to_what_the_process_used(targets: Pair, c_loop: Path) -> None:
+    near, far = targets
+    run = measure(near, far, programs.saturated(c_loop, 20_000)[1])
+    assert run.work.probes == 20_000
+    assert 2_000 <= run.first.probes < 19_000 <= run.last.probes <= 20_000
+    assert 0 < run.first.cpu_s < run.last.cpu_s <= run.cpu_s
+    assert run.around_s + run.cpu_per_probe_s * 20_000 == pytest.approx(run.cpu_s)
 
 
 def test_fping_is_asked_for_no_more_than_it_survives(targets: Pair, c_loop: Path) -> None:
-    near, _ = targets
-    fping = programs.saturated(c_loop, 10**9)[2]
-    run, output = run_whole(near, fping.full)
-    assert fping.read(output).probes == programs.FPING_MOST
-    assert run.cpu_s > 0
+    near, far = targets
+    run = measure(near, far, programs.saturated(c_loop, 10**9)[2])
+    assert run.work.probes == programs.FPING_MOST
 
 
-def test_a_program_that_fails_is_reported_and_the_others_go_on(pair: Pair) -> None:
-    near, _ = pair
-    good = Program(
-        "good",
-        ["echo", '{"probes": 3, "received": 2}'],
-        ["echo", '{"probes": 0, "received": 0}'],
-        programs.read_json,
+def test_a_program_that_fails_is_reported_and_the_others_go_on(targets: Pair, c_loop: Path) -> None:
+    near, far = targets
+    said = '{"probes": 3, "received": 2}'
+    rows = interleave(
+        near,
+        far,
+        [
+            programs.saturated(c_loop, 20_000)[1],
+            Program("bad", ["sh", "-c", "echo broken; exit 3"], programs.read_json, (1, 2)),
+            Program("mute", ["true"], programs.read_json, (1, 2)),
+            Program("no totals", ["true"], programs.read_fping, (1, 2)),
+            Program("idle", ["echo", said], programs.read_json, (1, 2)),
+        ],
+        2,
+        lambda _: None,
     )
-    bad = Program("bad", ["sh", "-c", "echo broken; exit 3"], ["true"], programs.read_fping)
-    mute = Program("mute", ["true"], ["true"], programs.read_json)
-    rows = interleave(near, [good, bad, mute], 2, lambda _: None)
+    assert [len(row.runs) for row in rows] == [2, 0, 0, 0, 0]
     assert not rows[0].problem
-    assert [run.work.probes for run in rows[0].full] == [3, 3]
-    assert rows[0].answered == pytest.approx(2 / 3)
-    assert "printed no totals" in rows[1].problem
+    assert rows[0].answered == 1
+    assert rows[1].problem == "sh ended with 3: broken"
     assert "not the JSON" in rows[2].problem
-
-
-def test_a_programs_last_words_are_kept(pair: Pair) -> None:
-    with pytest.raises(BenchmarkError, match="sh ended with 3: broken"):
-        run_whole(pair[0], ["sh", "-c", "echo broken; exit 3"])
+    assert "printed no totals" in rows[3].problem
+    assert rows[4].problem == "idle sent 3 probes, too few to tell what one costs"
 
 
 def test_memory_is_read_in_bytes() -> None:
