@@ -120,7 +120,7 @@ def test_newest_first_then_the_backlog_oldest_first() -> None:
 def test_neither_new_batches_nor_the_backlog_starve() -> None:
     world = World(waiting=200)
     world.take_all()
-    order = []
+    order: list[int] = []
     for _ in range(300):  # new batches come as fast as acknowledgements
         world.append()
         flying = [n for n in world.taken if n in world.spool]
