@@ -261,16 +261,12 @@ def _agent(arguments: argparse.Namespace) -> int:
 
 def _collect(arguments: argparse.Namespace) -> int:
     try:
-        from collectors.collector import run
+        from collectors.collector import main as collect
     except ModuleNotFoundError as missing:
         from probe.errors import MissingPartError
 
         raise MissingPartError(f"the collector (Python module {missing.name})", "collector") from None
-    from probe.service import serve
-    from probe.settings import load_collector
-
-    settings, file = load_collector(arguments.config), str(arguments.config)
-    return serve(lambda stop: run(settings, file, stop=stop))
+    return collect(arguments.config)
 
 
 def _ping(arguments: argparse.Namespace) -> int:

@@ -27,8 +27,11 @@ HISTOGRAM = "10s"
 class Station(Protocol):
     """The fan-in side, once it is up."""
 
-    board_url: str
-    mqtt_url: str
+    @property
+    def board_url(self) -> str: ...
+
+    @property
+    def mqtt_url(self) -> str: ...
 
 
 StationFactory = Callable[..., AbstractAsyncContextManager[Station]]
