@@ -47,7 +47,7 @@ class Size:
     window: str
 
 
-FULL = Size(probes=200_000, paced_s=15, saturated_rounds=9, paced_rounds=3, window="10s")
+FULL = Size(probes=100_000, paced_s=15, saturated_rounds=15, paced_rounds=3, window="10s")
 QUICK = Size(probes=65_000, paced_s=3, saturated_rounds=3, paced_rounds=1, window="2s")
 
 
