@@ -3,7 +3,7 @@ drain lazily.
 
 The schedule is open loop, so what leaves next is known in advance: packets, addresses and stamp ids are
 written for a
-whole plan (up to 1,024 probes or 100 ms) by array arithmetic, and a tick has to do no more than compare one
+whole plan (up to 1,024 probes or a second) by array arithmetic, and a tick has to do no more than compare one
 number and call
 sendmmsg. The kernel stamps both directions, so replies may wait in its queue until it pays to read them.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.clock import MILLISECOND, Clock
+from probe.clock import MILLISECOND, SECOND, Clock
 from probe.engine.ledger import Ledger
 from probe.engine.samples import REFUSED, SENT, SKIPPED, Samples
 from probe.engine.schedule import Saturated, Schedule
@@ -26,12 +26,11 @@ from probe.engine.stamps import WallToMono
 from probe.packets import icmp
 from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
 
-HORIZON = 100 * MILLISECOND  # how far ahead a plan reaches
+HORIZON = SECOND  # how far ahead a plan reaches
 CATCH_UP = (
     250 * MILLISECOND
 )  # later than this a probe is skipped: a stalled host must not burst when it wakes
-SEND_BLOCK = 64  # messages in one send call
-_FAR = 1 << 62
+FAR = 1 << 62  # a time that never comes
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ class Channel:
         self._writer = icmp.EchoWriter(probe_socket.rows, token, self._request, v4 and probe_socket.raw)
         self._dues: list[int] = []
         self._at = 0  # how much of the plan has left
+        self.due = FAR  # when the next probe has to leave (monotonic ns)
         self.unread = 0  # probes sent since the queues were last emptied
 
     @property
@@ -112,10 +112,6 @@ class Channel:
         foreign."""
         self._siblings = np.array([channel.token for channel in siblings if channel is not self], np.uint64)
 
-    def next_due(self) -> int:
-        """When this channel has to send next (monotonic ns)."""
-        return self._dues[self._at] if self._at < len(self._dues) else _FAR
-
     def plan(self, now: int) -> None:
         """Write the packets of the next plan, if the last one is used up."""
         if self._at < len(self._dues):
@@ -125,40 +121,54 @@ class Channel:
         self._at = 0
         self._dues = dues.tolist()
         if not self._dues:
+            self.due = FAR
             return
+        self.due = self._dues[0]
         numbers = self.ledger.plan(self._index[flows], dues)
         where = slice(0, len(flows))
         sizes = self._sizes[flows]
         self._writer.write(where, numbers, self._ids[flows], sizes)
         self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
 
-    def send(self, clock: Clock, limit: int = ROWS) -> int:
-        """Send what is due by now, at most `limit` probes. Returns how many left the plan."""
-        now = clock.mono()
-        begin = self._at
-        stop = min(bisect_right(self._dues, now, begin), begin + limit)
+    def send(self, now: int, limit: int = ROWS) -> int:
+        """Send what is due at `now` (monotonic ns), at most `limit` probes, and plan on. Returns how many it took.
+
+        This and what it calls is what a tick costs: few calls, no arrays.
+        """
+        dues, begin = self._dues, self._at
+        if self.due < now - CATCH_UP and isinstance(self.schedule, Schedule):
+            self._skip(now)
+        stop = bisect_right(dues, now, self._at)
+        if stop - begin > limit:
+            stop = begin + limit
         while self._at < stop:
-            if self._dues[self._at] < now - CATCH_UP and isinstance(self.schedule, Schedule):
-                late = min(bisect_right(self._dues, now - CATCH_UP, self._at), stop) - self._at
-                self.counters.skipped += late
-                self._leave(late, now, SKIPPED)
-                continue
-            count, refused = self.socket.send(self._at, min(stop, self._at + SEND_BLOCK))
+            at = self._at
+            count, refused = self.socket.send(at, stop)
             if count:
                 self.counters.sent += count
                 self.unread += count
-                self._leave(count, now, SENT)
+                self.ledger.leave(count, now, SENT)
+                self._at = at + count
             if refused == errno.EAGAIN:
                 break  # the send buffer is full: what is due stays due, and its lag shows
             if refused:
                 self.counters.refused += 1
                 self.counters.last_errno = refused
-                self._leave(1, now, REFUSED)
-        return self._at - begin
+                self.ledger.leave(1, now, REFUSED)
+                self._at += 1
+        taken = self._at - begin
+        if self._at < len(dues):
+            self.due = dues[self._at]
+        else:
+            self.plan(now)
+        return taken
 
-    def _leave(self, count: int, now: int, state: int) -> None:
-        self.ledger.leave(count, now, state)
-        self._at += count
+    def _skip(self, now: int) -> None:
+        """This host was stalled past the time of some probes."""
+        late = bisect_right(self._dues, now - CATCH_UP, self._at) - self._at
+        self.counters.skipped += late
+        self.ledger.leave(late, now, SKIPPED)
+        self._at += late
 
     def drain(self, clock: Clock, to_mono: WallToMono) -> None:
         """Empty both queues of the socket into the ledger."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probe.clock import MILLISECOND, Clock
-from probe.engine.channel import Channel
+from probe.engine.channel import FAR, Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
 
@@ -30,14 +30,11 @@ LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls o
 STALL = 100 * MILLISECOND  # a tick this late is worth an event
 MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
 
-_FAR = 1 << 62
-
 
 @dataclass
 class EngineCounters:
     """The engine about itself, since start."""
 
-    ticks: int = 0
     late_ticks: int = 0
     stalls: int = 0
     clock_steps: int = 0
@@ -96,7 +93,7 @@ class Engine:
         self.to_mono = WallToMono(clock)
         self._last_drain = clock.mono()
         self._drain_after = min([DRAIN_AFTER, *(channel.socket.patience for channel in channels)])
-        self._wake_limit = _FAR  # later than this a turn is late
+        self._wake_limit = FAR  # later than this a turn is late
         self._housekeeping = 0
         self._newest = 0  # start of the newest window ever opened, wall ns
         self._windows: deque[_Window] = deque()
@@ -161,29 +158,27 @@ class Engine:
     def turn(self) -> int:
         """Send what is due, drain and cut if it is time. Returns when to call again (monotonic ns)."""
         now = self._clock.mono()
-        if not self._windows:
-            self._begin(now)
         if now > self._wake_limit:
             self._overslept(now)
-        self.counters.ticks += 1
+        elif not self._windows:
+            self._begin(now)
         if self.to_mono.moved(now):
             self._drain()  # the sooner a step is seen, the fewer stamps may be from either side of it
+        wake = self._housekeeping
         for channel in self.channels:
-            while channel.next_due() <= now:
-                sent = channel.send(self._clock, self._drain_after)
-                channel.plan(now)
+            while channel.due <= now and channel.send(now, self._drain_after):
                 if channel.unread >= self._drain_after:
                     self._drain()
-                if not sent:
-                    break
+            if channel.due < wake:
+                wake = channel.due
         if now >= self._housekeeping:
             self._keep_house(now)
-        due = min([channel.next_due() for channel in self.channels], default=_FAR)
-        # Wake on the tick's grid: what is due within one tick leaves together.
-        wake = min(-(-due // self._tick) * self._tick, self._housekeeping)
-        if wake <= now:
-            wake = now + self._tick  # the send buffer is full: what is due stays due
-        self._wake_limit = wake + self._tick
+            wake = min([self._housekeeping, *(channel.due for channel in self.channels)])
+        # Wake on the tick's grid: what is due within one tick leaves together. What is due still stays due
+        # because the send buffer is full: the next tick tries again.
+        tick = self._tick
+        wake = (max(wake, now + 1) + tick - 1) // tick * tick
+        self._wake_limit = wake + tick
         return wake
 
     def _keep_house(self, now: int) -> None:

@@ -22,6 +22,7 @@ from probe.sockets import abi
 
 ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one call at as many
 BLOCK = 256  # messages that one receive call takes
+_HEADER = abi.MMSGHDR.itemsize
 PITCH = 192  # bytes kept of what is received: enough for an ICMP error with IP options and our quoted header
 
 # Errors that a ping socket reports on the next call although that call's own packet is fine (sk_err).
@@ -161,23 +162,28 @@ class PacketSocket:
             self._ids[where] = ids
 
     def send(self, start: int, stop: int) -> tuple[int, int]:
+        moved = abi.sendmmsg(self._fd, self._tx_at + start * _HEADER, stop - start)
+        if moved == stop - start and self.choose_id:
+            return moved, 0  # as nearly always
+        return self._send_rest(start, stop, moved)
+
+    def _send_rest(self, start: int, stop: int, moved: int) -> tuple[int, int]:
+        """`send` after its first call, which returned `moved`."""
         done = start
+        left_over = 0
         refused = 0
-        while done < stop:
-            moved = abi.sendmmsg(self._fd, self._tx_at + done * abi.MMSGHDR.itemsize, stop - done)
+        while True:
             if moved > 0:
                 done += moved
-                refused = 0
-                continue
-            if -moved in _LEFT_OVER and not self.raw and refused != -moved:
-                refused = -moved  # perhaps the error of an earlier probe: ask once more
-                continue
-            if moved == -errno.EINTR:
-                continue
-            refused = -moved
-            break
-        else:
-            refused = 0
+                left_over = 0
+            elif -moved in _LEFT_OVER and not self.raw and left_over != -moved:
+                left_over = -moved  # perhaps the error of an earlier probe: ask once more
+            elif moved != -errno.EINTR:
+                refused = -moved
+                break
+            if done >= stop:
+                break
+            moved = abi.sendmmsg(self._fd, self._tx_at + done * _HEADER, stop - done)
         if not self.choose_id:
             self._counter.sent(self._ids[start:done])
             if refused not in (0, errno.EAGAIN):
