@@ -44,7 +44,7 @@ class WindowTable(_Table, frozen=True):
 
 
 class EngineTable(_Table, frozen=True):
-    tick: Duration = Duration.parse("5ms")  # how often the engine wakes while probes are due
+    tick: Duration = Duration.parse("10ms")  # how often the engine wakes while probes are due
     receive_buffer: ByteSize = ByteSize.parse("16MiB")  # a socket's buffer for replies and stamps
 
 
