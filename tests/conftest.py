@@ -1,14 +1,16 @@
 """A pytest run in, the same run out, with every test that this machine cannot run named: nothing hides.
 
-`tests/lab` and `tests/system` mark their tests by folder; `root` and `browser` are set by hand. What a
-marker needs is the table below. Where it is missing the tests are left out and the end of the run says so in
+`tests/lab` and `tests/system` mark their tests by folder; `root`, `icmp` and `browser` are set by hand. What
+a marker needs is the table below. Where it is missing the tests are left out and the end of the run says so in
 one line each. As root on Debian nothing is ever missing (`make test` installs it): there a skip is a failure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "root": ("root",),
+    "icmp": ("a way to open ICMP sockets",),
     "lab": ("root", "ip", "nft", "ping", "fping", "cc"),
     "system": ("mosquitto", "influxd", "victoria-metrics"),
     "browser": ("chromium",),
@@ -41,7 +44,19 @@ def nothing_may_be_left_out() -> bool:
 
 
 def _has(need: str) -> bool:
-    return os.geteuid() == 0 if need == "root" else shutil.which(need) is not None
+    if need == "root":
+        return os.geteuid() == 0
+    if need == NEEDS["icmp"][0]:
+        return _can_probe()
+    return shutil.which(need) is not None
+
+
+def _can_probe() -> bool:
+    """Whether this process may open a raw socket, or a ping socket (sysctl net.ipv4.ping_group_range)."""
+    for kind in (socket.SOCK_RAW, socket.SOCK_DGRAM):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP):
+            return True
+    return False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
