@@ -17,6 +17,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 # amqtt has annotations but does not say so (no py.typed).
@@ -48,8 +49,36 @@ class _Anyone(BaseAuthPlugin):  # type: ignore[misc]
         return True
 
 
+class _Core(Broker):  # type: ignore[misc]
+    """amqtt's broker sends a new connection what is retained for others' subscriptions; this one does not."""
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        if any(
+            known.client_id == session.client_id for known, _ in self.subscriptions.get(subscription[0], ())
+        ):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A broker that serves."""
+
+    core: Broker
+
+    async def subscribed(self, topic: str, timeout_s: float) -> bool:
+        """Wait until somebody subscribes to this filter; False where nobody did in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.core.subscriptions.get(topic):  # noqa: ASYNC110 - amqtt has nothing to wait for
+                    await asyncio.sleep(0.02)
+                return True
+        return False
+
+
 @asynccontextmanager
-async def broker(listener: socket.socket) -> AsyncIterator[None]:
+async def broker(listener: socket.socket) -> AsyncIterator[Running]:
     """Serve MQTT on `listener`, which listens and is closed at the end, until the block is left."""
     for name in ("amqtt", "transitions"):
         # What a client does wrong is the client's matter: no lines for port scanners and health checks.
@@ -58,13 +87,13 @@ async def broker(listener: socket.socket) -> AsyncIterator[None]:
         listeners={_LISTENER: ListenerConfig(type=ListenerType.EXTERNAL)},
         plugins={f"{__name__}._Anyone": {}},
     )
-    core = Broker(config)
+    core = _Core(config)
     door = _Door(core)
     await core.start()
     try:
         server = await asyncio.start_server(door.connected, sock=listener)
         try:
-            yield
+            yield Running(core)
         finally:
             server.close()
             await door.close()

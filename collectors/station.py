@@ -21,12 +21,14 @@ from collectors.sinks.embedded import EmbeddedSink
 from collectors.sinks.store import path_in
 from probe.errors import MissingPartError
 from probe.settings import CollectorSettings, CollectorTable, MqttTable
+from probe.telemetry import topics
 
 log = logging.getLogger("coloprobe.station")
 
 BOARD = "127.0.0.1:8080"
 BROKER = "127.0.0.1:1883"
 _COLLECTOR = "embedded"  # its id
+_SUBSCRIBED_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,12 @@ async def station(
         stack.push_async_callback(sink.close)
         feed = Feed(sink.path)
         stack.callback(feed.close)
-        await stack.enter_async_context(mqtt_broker(broker_at.socket))
+        mqtt = await stack.enter_async_context(mqtt_broker(broker_at.socket))
         await stack.enter_async_context(serve(feed, board_at.socket, broker_at.url("mqtt")))
         await stack.enter_async_context(_collecting(broker_at, folder, sink))
+        # What an agent sends before would be missed, and come again only after its time-out.
+        if not await mqtt.subscribed(topics.ALL_LINES, _SUBSCRIBED_S):
+            log.warning("the collector is slow to subscribe; the first numbers may be late")
         yield Station(board_at.url("http"), broker_at.url("mqtt"), sink.path)
 
 

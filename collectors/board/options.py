@@ -77,6 +77,14 @@ def update(
     return options
 
 
+def merge(whole: Options, part: Options) -> None:
+    """Do to `whole` (from `initial`) what the browser's chart does with `part` (from `update`)."""
+    for key, changes in part.items():
+        by_id = {one["id"]: one for one in whole[key]}
+        for change in changes:
+            by_id[change["id"]].update(change)
+
+
 def _time(name: str, grid: int, *, labels: bool) -> Options:
     return {
         "id": name,

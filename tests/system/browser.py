@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,11 @@ class Tab:
         for domain in ("Page", "Runtime", "Network", "Log"):
             await self.do(f"{domain}.enable")
         await self.do(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         await self.do("Page.navigate", url=url)
 
@@ -94,7 +98,9 @@ class Tab:
     async def until(self, script: str, timeout_s: float = 30) -> Any:
         """Wait until a JavaScript expression is truthy; its value. Fails with what the page shows instead."""
         deadline = time.monotonic() + timeout_s
-        while not (value := await self.run(script)):
+        await self.do("Page.bringToFront")  # a page in the background does not draw
+        careful = f"(() => {{ try {{ return ({script}) }} catch {{ return null }} }})()"  # no page yet
+        while not (value := await self.run(careful)):
             if time.monotonic() > deadline:
                 shown = await self.run("document.body ? document.body.innerText : ''")
                 raise AssertionError(f"not seen within {timeout_s} s: {script}\n{self.complaints}\n{shown}")
@@ -104,7 +110,7 @@ class Tab:
     async def screenshot(self, path: Path) -> None:
         """Write what the window shows as PNG."""
         result = await self.do("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(result["data"]))
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(result["data"]))
 
     async def close(self) -> None:
         self._reading.cancel()
@@ -131,8 +137,8 @@ class Browser:
             await tab.close()
 
 
-@asynccontextmanager
-async def chromium(folder: Path) -> AsyncIterator[Browser]:
+@contextmanager
+def chromium(folder: Path) -> Iterator[Browser]:
     """A headless Chromium with a fresh profile in `folder`, killed at the end."""
     program = shutil.which("chromium")
     assert program is not None, "chromium is not installed"
@@ -146,7 +152,7 @@ async def chromium(folder: Path) -> AsyncIterator[Browser]:
         while not port_file.exists() or not port_file.read_text().strip():
             assert process.poll() is None, (folder / "chromium.log").read_text()
             assert time.monotonic() < deadline, "chromium opened no debugging port"
-            await asyncio.sleep(0.05)
+            time.sleep(0.05)
         yield Browser(int(port_file.read_text().split()[0]))
     finally:
         process.kill()

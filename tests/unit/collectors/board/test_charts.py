@@ -91,5 +91,9 @@ def test_only_what_changed_is_sent() -> None:
     assert options.update(None, None, 1000, 300, log=False).keys() == {"xAxis"}
     both = options.update([[0, 1, 1.0, 1.0, 1.0, 1.0, 1, 0, 0.0]], [], 1000, 300, log=True)
     assert [series["id"] for series in both["series"]] == ["loss", "band", "cells"]
+    whole = options.initial()
+    options.merge(whole, both)
+    assert [len(series["data"]) for series in whole["series"]] == [1, 1, 0]
+    assert whole["xAxis"][0] == {**options.initial()["xAxis"][0], "min": 700, "max": 1000}
     known = {part["id"] for key in ("xAxis", "yAxis", "series") for part in options.initial()[key]}
     assert {part["id"] for key in ("xAxis", "yAxis", "series") for part in both[key]} <= known
