@@ -12,6 +12,8 @@ import pytest
 from tests.system import servers
 from tests.system.commands import Command, wait_for
 
+pytestmark = pytest.mark.icmp
+
 SECOND = 1_000_000_000
 WINDOW = 2 * SECOND
 
