@@ -2,7 +2,7 @@
 
 `tests/lab` and `tests/system` mark their tests by folder; `root`, `icmp` and `browser` are set by hand. What
 a marker needs is the table below. Where it is missing the tests are left out, and the end of the run says so
-in one line each. As root on Debian nothing is ever missing (`make test` installs it): there a skip is a failure.
+in one line each. Root on Debian lacks nothing (`make test` installs it), so there a skip is a failure.
 """
 
 from __future__ import annotations
