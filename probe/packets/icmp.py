@@ -25,6 +25,7 @@ router quotes only the first 8 bytes in an ICMP error, identifier and sequence l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,17 +58,21 @@ def echo_view(rows: NDArray[np.uint8], offset: int = 0) -> NDArray[np.void]:
     `rows`: uint8, shape (n, pitch), C-contiguous, pitch >= offset + 24. Returns a structured array, shape
     (n,).
     """
+    return rows.view(_echo_dtype(rows.shape[1], offset)).reshape(rows.shape[0])
+
+
+@cache
+def _echo_dtype(pitch: int, offset: int) -> np.dtype[np.void]:
     fields = _ECHO.fields
     assert fields is not None
-    dtype = np.dtype(
+    return np.dtype(
         {
             "names": list(fields),
             "formats": [field[0] for field in fields.values()],
             "offsets": [field[1] + offset for field in fields.values()],
-            "itemsize": rows.shape[1],
+            "itemsize": pitch,
         }
     )
-    return rows.view(dtype).reshape(rows.shape[0])
 
 
 class EchoWriter:

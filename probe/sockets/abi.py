@@ -32,30 +32,23 @@ SOCKADDR = 28  # sizeof(struct sockaddr_in6); a sockaddr_in fits in
 #   0 cmsg_len(8) level(4) type(4) | 16 software sec(8) nsec(8) | 32 legacy (16) | 48 hardware sec(8) nsec(8)
 #  64 cmsg_len(8) level(4) type(4) | 80 errno(4) origin(1) type(1) code(1) pad(1) info(4) data(4) | 96
 # offender ...
-CONTROL_SIZE = 192
+# Both heads are read as one 64-bit word: a whole block is checked by two comparisons.
 CONTROL = np.dtype(
     {
-        "names": [
-            "len",
-            "level",
-            "type",
-            "sec",
-            "nsec",
-            "hw_sec",
-            "hw_nsec",
-            "errno",
-            "origin",
-            "ee_type",
-            "ee_code",
-            "info",
-            "id",
-        ],
-        "formats": ["u8", "i4", "i4", "i8", "i8", "i8", "i8", "u4", "u1", "u1", "u1", "u4", "u4"],
-        "offsets": [0, 8, 12, 16, 24, 48, 56, 80, 84, 85, 86, 88, 92],
-        "itemsize": CONTROL_SIZE,
+        "names": ["len", "kind", "sec", "nsec", "hw_sec", "hw_nsec", "origin", "id"],
+        "formats": ["u8", "u8", "i8", "i8", "i8", "i8", "u8", "u4"],
+        "offsets": [0, 8, 16, 24, 48, 56, 80, 92],
+        "itemsize": 128,
     }
 )
-STAMP_SPACE = 64  # control bytes of a received packet: one SCM_TIMESTAMPING
+STAMP = np.dtype(
+    {
+        "names": ["len", "kind", "sec", "nsec", "hw_sec", "hw_nsec"],
+        "formats": ["u8", "u8", "i8", "i8", "i8", "i8"],
+        "offsets": [0, 8, 16, 24, 48, 56],
+        "itemsize": 64,
+    }
+)
 
 # The one control message that a probe leaves with: the id its TX stamp shall come back under.
 #   0 cmsg_len(8) level(4) type(4) | 16 id(4) pad(4)
@@ -83,6 +76,12 @@ SOFTWARE, RAW_HARDWARE, OPT_ID, OPT_TSONLY = 1 << 4, 1 << 6, 1 << 7, 1 << 11
 STAMPING = TX_SOFTWARE | RX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
 
 ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 2, 3, 4
+_ENOMSG = 42
+
+KIND_STAMP = np.uint64(socket.SOL_SOCKET | SO_TIMESTAMPING << 32)  # level and type of SCM_TIMESTAMPING
+ORIGIN_STAMP = np.uint64(
+    _ENOMSG | ORIGIN_TIMESTAMPING << 32
+)  # errno and origin of a TX stamp's extended error
 MSG_DONTWAIT = socket.MSG_DONTWAIT
 MSG_ERRQUEUE = 0x2000
 

@@ -23,7 +23,7 @@ from probe.sockets import abi
 ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one call at as many
 BLOCK = 256  # messages that one receive call takes
 _HEADER = abi.MMSGHDR.itemsize
-PITCH = 192  # bytes kept of what is received: enough for an ICMP error with IP options and our quoted header
+PITCH = 128  # bytes kept of what is received: an ICMP error, IP options, and our quoted header
 
 # Errors that a ping socket reports on the next call although that call's own packet is fine (sk_err).
 _LEFT_OVER = frozenset(
@@ -145,8 +145,9 @@ class PacketSocket:
         self._names = np.zeros((0, abi.SOCKADDR), np.uint8)
         self._ids = np.zeros(ROWS, np.uint32)
         self._counter = _KernelCounter()
-        self._rx = _ReceiveBlock(abi.STAMP_SPACE)
-        self._err = _ReceiveBlock(abi.CONTROL_SIZE)
+        # The source is in the IP header where that is delivered; of an ICMP error on IPv6 it is wanted.
+        self._rx = _ReceiveBlock(abi.STAMP, names=self.family == socket.AF_INET6)
+        self._err = _ReceiveBlock(abi.CONTROL, names=False)
 
     def set_destinations(self, addresses: list[bytes]) -> None:
         self._names = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, abi.SOCKADDR).copy()
@@ -196,11 +197,11 @@ class PacketSocket:
             return None
         control = self._rx.control[:count]
         stamp = control["sec"] * 1_000_000_000 + control["nsec"]
-        odd = (self._rx.headers["controllen"][:count] < abi.STAMP_SPACE) | (
-            control["type"] != abi.SO_TIMESTAMPING
+        plain = (self._rx.headers["controllen"][:count] == abi.STAMP.itemsize) & (
+            control["kind"] == abi.KIND_STAMP
         )
-        if odd.any():
-            stamp[odd] = 0
+        if not plain.all():
+            stamp[~plain] = 0
         return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, self._rx.names[:count])
 
     def stamps(self) -> Stamps | None:
@@ -208,7 +209,7 @@ class PacketSocket:
         if count <= 0:
             return None
         control = self._err.control[:count]
-        stamped = (control["origin"] == abi.ORIGIN_TIMESTAMPING) & (control["type"] == abi.SO_TIMESTAMPING)
+        stamped = (control["origin"] == abi.ORIGIN_STAMP) & (control["kind"] == abi.KIND_STAMP)
         errors: tuple[QuotedError, ...] = ()
         if stamped.all():
             ids, stamp = control["id"], control["sec"] * 1_000_000_000 + control["nsec"]
@@ -260,12 +261,12 @@ class PacketSocket:
 
 
 class _ReceiveBlock:
-    """Memory for BLOCK messages that the kernel fills: headers, data, control bytes, source addresses."""
+    """Memory for BLOCK messages that the kernel fills: headers, data, control bytes, sources."""
 
-    def __init__(self, control_space: int) -> None:
+    def __init__(self, control: np.dtype[np.void], names: bool) -> None:
         self.headers = np.zeros(BLOCK, abi.MMSGHDR)
         self.data = np.zeros((BLOCK, PITCH), np.uint8)
-        self.control = np.zeros(BLOCK, abi.CONTROL)
+        self.control = np.zeros(BLOCK, control)
         self.names = np.zeros((BLOCK, abi.SOCKADDR), np.uint8)
         self._iov = np.zeros(BLOCK, abi.IOVEC)
         index = np.arange(BLOCK, dtype=np.uint64)
@@ -273,9 +274,11 @@ class _ReceiveBlock:
         self._iov["len"] = PITCH
         self.headers["iov"] = self._iov.ctypes.data + index * abi.IOVEC.itemsize
         self.headers["iovlen"] = 1
-        self.headers["name"] = self.names.ctypes.data + index * abi.SOCKADDR
-        self.headers["control"] = self.control.ctypes.data + index * abi.CONTROL.itemsize
-        self._control_space = control_space
+        if names:
+            self.headers["name"] = self.names.ctypes.data + index * abi.SOCKADDR
+        self.headers["control"] = self.control.ctypes.data + index * control.itemsize
+        self._control_space = control.itemsize
+        self._name_space = abi.SOCKADDR if names else 0
         self._used = BLOCK
         self._at = self.headers.ctypes.data
 
@@ -284,7 +287,8 @@ class _ReceiveBlock:
         defect."""
         if self._used:  # the kernel wrote the lengths of what it delivered: offer the whole space again
             self.headers["controllen"][: self._used] = self._control_space
-            self.headers["namelen"][: self._used] = abi.SOCKADDR
+            if self._name_space:
+                self.headers["namelen"][: self._used] = self._name_space
         for _ in range(8):
             count = abi.recvmmsg(fd, self._at, BLOCK, flags)
             if count >= 0:
