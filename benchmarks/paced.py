@@ -1,4 +1,4 @@
-"""Targets and a rate in, an agent's engine, windows and lines at that rate out: JSON with probes and processor time.
+"""Targets and a rate in, an agent's engine, windows and lines at that rate out: probes and time as JSON.
 
     python -m benchmarks.paced --first ADDRESS --targets T --rate R --seconds S
 

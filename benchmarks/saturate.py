@@ -1,4 +1,4 @@
-"""A target and a number in, the engine going as fast as it can out: JSON with probes, received and processor time.
+"""A target and a number in, the engine as fast as it can go out: JSON with probes, received, processor time.
 
 python -m benchmarks.saturate --target ADDRESS --count N
 """

@@ -131,7 +131,7 @@ class Channel:
         self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
 
     def send(self, now: int, limit: int = ROWS) -> int:
-        """Send what is due at `now` (monotonic ns), at most `limit` probes, and plan on. Returns how many it took.
+        """Send what is due at `now` (monotonic ns), at most `limit` probes, and plan on. Returns how many.
 
         This and what it calls is what a tick costs: few calls, no arrays.
         """

@@ -51,17 +51,15 @@ def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
 def probe_lines(summaries: Summaries, series: Sequence[str]) -> list[str]:
     """One `probe` line for every flow to which anything happened; `series[flow]` is its measurement and tags.
 
-    Says what `probe_fields` says, written column by column: an agent with a thousand targets does this every window.
+    Says what `probe_fields` says, written column by column: with a thousand targets it runs every window.
     """
     values = {name: column.tolist() for name, column in summaries.values.items()}
     counts = zip(*(values[name] for name in COUNTS), strict=True)
     always = zip(*(values[name] for name in ALWAYS), strict=True)
     rtts = zip(*(values[name] for name in RTT), strict=True)
     ipdvs = zip(*(values[name] for name in IPDV), strict=True)
-    rows = zip(
-        series, counts, always, rtts, ipdvs, values["jitter_ns"], summaries.timed.tolist(), summaries.pairs.tolist(),
-        strict=True,
-    )  # fmt: skip
+    timed_and_pairs = summaries.timed.tolist(), summaries.pairs.tolist()
+    rows = zip(series, counts, always, rtts, ipdvs, values["jitter_ns"], *timed_and_pairs, strict=True)
     made = []
     for head, count, certain, rtt, ipdv, jitter, timed, pairs in rows:
         if not any(count):

@@ -1,8 +1,8 @@
 """Nothing in, the published schema out: every measurement with its tags and fields, as data.
 
 The encoder, the collector's validation, `docs/schema.md` and the boards all read this table, so none of them
-can drift from what is sent. Durations are integer ns with the suffix `_ns`; ratios are floats 0..1; counts are
-integers. A field that has no value in a window is absent, never 0.
+can drift from what is sent. Durations are integer ns with the suffix `_ns`; ratios are floats 0..1; counts
+are integers. A field that has no value in a window is absent, never 0.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ PROBE = Measurement(
             rtt_min_ns="smallest round-trip time (RFC 2681)",
             rtt_mean_ns="arithmetic mean of the round-trip times",
             rtt_stddev_ns="population standard deviation of the round-trip times",
-            rtt_p50_ns="median: percentiles are RFC 2330 section 11.3's, the smallest sample x with F(x) >= p",
+            rtt_p50_ns="median: percentiles are RFC 2330's (11.3), the smallest sample x with F(x) >= p",
             rtt_p90_ns="90th percentile",
             rtt_p99_ns="99th percentile",
             rtt_p999_ns="99.9th percentile",
             rtt_max_ns="largest round-trip time",
-            jitter_ns="RFC 3550 section 6.4.1 estimator over the window's round-trip times, in order of arrival",
+            jitter_ns="RFC 3550 section 6.4.1 estimator over the window's round-trip times, as they arrived",
             ipdv_mean_ns="mean absolute difference of the RTTs of consecutive probes (RFC 3393)",
             ipdv_p99_ns="99th percentile of the same",
             send_lag_max_ns="latest that a probe left after its scheduled time",
@@ -75,8 +75,8 @@ PROBE_HISTOGRAM = Measurement(
     "probe_histogram",
     ("target", "venue", "line", "kind", "dscp", "flow", "le"),
     _ints("", count="round-trip times in this bucket alone (not cumulative); empty buckets are absent"),
-    "one bucket of a target's round-trip times over the histogram window; `le`: the bucket's upper bound in ns, "
-    "zero-padded to 12 digits, or +Inf; merging is adding",
+    "one bucket of a target's round-trip times over the histogram window; `le`: the bucket's upper bound in "
+    "ns, zero-padded to 12 digits, or +Inf; merging is adding",
 )
 EVENT = Measurement(
     "event",

@@ -165,7 +165,7 @@ def test_nothing_is_lost_whatever_is_killed(
     influxdb: servers.Influx,
     processes: Callable[[Command], Command],
 ) -> None:
-    """kill -9 of the collector, the broker (which persists nothing), InfluxDB and the agent, one after the other."""
+    """kill -9 of the collector, the broker (it persists nothing), InfluxDB and the agent, one by one."""
     fan_in = processes(collector(tmp_path, mosquitto.port, v1(influxdb)))
     measuring = processes(agent(tmp_path, mosquitto.port, window="500ms"))
 
