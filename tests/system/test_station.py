@@ -233,15 +233,19 @@ def test_what_cannot_be_had_is_told_before_anything_runs(tmp_path: Path) -> None
         asyncio.run(start(state_dir=str(tmp_path / "file" / "below")))
 
 
+def read(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        body: bytes = answer.read()
+    return body
+
+
 def test_it_can_be_left_and_entered_again_in_one_process(tmp_path: Path) -> None:
     async def main() -> None:
         start = now_window()
         for round_ in range(2):
             async with station(board="127.0.0.1:0", broker="127.0.0.1:0", state_dir=tmp_path) as running:
                 url = f"{running.board_url}/healthz"
-                answer = await asyncio.to_thread(
-                    lambda url=url: urllib.request.urlopen(url, timeout=10).read()
-                )
+                answer = await asyncio.to_thread(read, url)
                 assert answer == b"ok\n"
                 async with agent(running.mqtt_url, "a") as one:
                     await one.send(one.probe("t", start - round_ * L, 1000))

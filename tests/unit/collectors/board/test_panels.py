@@ -6,12 +6,13 @@ from collectors.board import markup
 from collectors.board.panels import Event, Health, event_of, health_of
 from collectors.board.rows import Window
 from probe.clock import SECOND
+from probe.telemetry.lines import Value
 
 T = 1_700_000_000 * SECOND
 
 
 def test_an_agent_in_good_health() -> None:
-    fields = {
+    fields: dict[str, Value] = {
         "spool_batches": 1,
         "spool_bytes": 4096,
         "spool_dropped": 0,
