@@ -110,5 +110,10 @@ def extent(drawn: Sequence[Box]) -> Mapping[str, float]:
     return {"loss": 100.0}
 
 
+def shown_span(span_ns: int, history_ns: int) -> int:
+    """How much of a span is drawn: not the emptiness before the first measurement, but a minute at least."""
+    return min(span_ns, max(history_ns, MINUTE_NS))
+
+
 def _us(ns: float | None) -> float | None:
     return None if ns is None else round(ns / 1e3, 3)

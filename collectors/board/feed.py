@@ -53,6 +53,7 @@ class Chart:
 
     boxes: list[charts.Box] = field(default_factory=list)
     cells: list[charts.Cell] = field(default_factory=list)
+    first_ns: int = 0  # the oldest point there is, also beyond the span
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class Feed:
         since, until = now - span_ns, now + AHEAD
         try:
             windows = _windows(self._reader.tail(series, CHART_POINTS, since, until))
+            first = self._reader.first_ns(series)
             histograms = [
                 (s.tags["le"], _windows(self._reader.tail(s.id, CHART_POINTS, since, until)))
                 for s in self._reader.series("probe_histogram", **one.tags)[-MAX_BUCKETS:]
@@ -198,7 +200,7 @@ class Feed:
         except ColoprobeError as error:  # the next tick says so on the page
             log.debug("board: %s", error)
             return chart
-        chart = Chart(charts.boxes(windows, span_ns), charts.cells(histograms, span_ns))
+        chart = Chart(charts.boxes(windows, span_ns), charts.cells(histograms, span_ns), first or 0)
         if len(self._charts) >= MAX_CHARTS:
             self._charts.clear()
         self._charts[key] = _Made(self.data_version, mono, chart)

@@ -184,7 +184,7 @@ class Page:
             chart.boxes if before is None or chart.boxes != before.boxes else None,
             chart.cells if before is None or chart.cells != before.cells else None,
             self._feed.now_ns // MILLISECOND,
-            span // MILLISECOND,
+            charts.shown_span(span, self._feed.now_ns - chart.first_ns) // MILLISECOND,
             log=self._log,
         )
         if not self._plot_ready:

@@ -158,6 +158,11 @@ class Reader:
         """The newest point of a series."""
         return next(iter(self.tail(series, 1)), None)
 
+    def first_ns(self, series: int) -> int | None:
+        """The time of the oldest point of a series."""
+        rows = self._all("select min(time) from point where series = ?", series)
+        return None if rows[0][0] is None else int(rows[0][0])
+
     def tail(self, series: int, count: int, since_ns: int = _BEGINNING, until_ns: int = _END) -> list[Stored]:
         """The newest `count` points of a series with `since_ns` <= time <= `until_ns`, oldest first."""
         rows = self._all(

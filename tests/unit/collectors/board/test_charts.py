@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from collectors.board import options
-from collectors.board.charts import MAX_BOXES, MAX_COLUMNS, SPANS, boxes, bucket, cells, extent
+from collectors.board.charts import MAX_BOXES, MAX_COLUMNS, SPANS, boxes, bucket, cells, extent, shown_span
 from collectors.board.rows import Window
 from probe.clock import SECOND
 from probe.windows.histogram import BOUNDS, LABELS
@@ -85,6 +85,15 @@ def test_the_heat_map_adds_up() -> None:
 @pytest.mark.parametrize(("worst", "top"), [(0, 1), (0.2, 1), (0.5, 2), (10, 50), (17, 100), (100, 100)])
 def test_the_loss_axis_leaves_room_for_the_band(worst: float, top: float) -> None:
     assert extent([[0, 1, 1, 1, 1, 1, 10, 1, worst]]) == {"loss": top}
+
+
+def test_a_fresh_start_fills_the_chart() -> None:
+    minute = 60 * SECOND
+    assert [shown_span(15 * minute, history) // minute for history in (0, 5 * minute, 99 * minute)] == [
+        1,
+        5,
+        15,
+    ]
 
 
 def test_only_what_changed_is_sent() -> None:

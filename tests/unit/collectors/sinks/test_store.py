@@ -177,6 +177,7 @@ def test_a_reader_sees_each_commit_while_a_writer_writes(tmp_path: Path) -> None
             assert [p.time_ns - T for p in reader.tail(series.id, 99, T + 30)] == [30, 33, 36, 39, 42, 45, 48]
             assert [p.time_ns - T for p in reader.tail(series.id, 2, T + 30, T + 42)] == [39, 42]
             assert reader.by_id(series.id) == series
+            assert (reader.first_ns(series.id), reader.first_ns(12345)) == (T, None)
             assert reader.series("probe", target="none") == []
             assert reader.latest(12345) is None
         await sink.close()
