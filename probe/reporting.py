@@ -21,8 +21,9 @@ class Reporter:
     def lines(self, cut: Cut) -> list[str]:
         """The lines that a closed window gives."""
         ended: list[str] = []
-        if self._start and not 0 <= cut.start_ns - self._start < self._length:
-            ended = self.finish()  # the wall clock was stepped, or the host slept
+        boundary = self._start // self._length * self._length + self._length
+        if self._start and not self._start <= cut.start_ns < boundary:
+            ended = self.finish()  # the wall clock was stepped, or the host slept past the boundary
         self._start = self._start or cut.start_ns
         summaries = summarise(cut, self._measurement.flows, self._timeout)
         self._histogram.add(summaries.rtt_flow, summaries.rtt)

@@ -1,0 +1,119 @@
+"""Closed windows in, lines out: summaries at once, histograms at the end of their own longer window."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from probe.clock import MILLISECOND, SECOND, ManualClock
+from probe.engine.engine import Engine
+from probe.engine.samples import Cut
+from probe.measurement import Measurement
+from probe.reporting import Reporter
+from probe.telemetry.lines import Point, parse
+from tests.unit.probe.windows.plain import Probe, Window
+
+WINDOW = 10 * SECOND
+HISTOGRAM = 60 * SECOND
+NOON = 1_700_000_040 * SECOND  # a multiple of both
+
+
+def reporter(histogram: int = HISTOGRAM) -> Reporter:
+    engine = Engine(
+        [],
+        ManualClock(),
+        window=WINDOW,
+        timeout=SECOND,
+        tick=MILLISECOND,
+        flows=1,
+        on_cut=lambda _cut: None,
+    )
+    tags = {"agent": "a", "target": "x"}
+    return Reporter(Measurement(engine, [tags], ["probe,agent=a,target=x"], []), histogram, SECOND)
+
+
+def window(start: int, probes: int = 3, end: int = 0) -> Cut:
+    """A window with so many probes of an RTT of 1 ms."""
+    rows = tuple(Probe(due=n, sent=n, tx=n, rx=n + MILLISECOND) for n in range(1, probes + 1))
+    end = end or (start // WINDOW + 1) * WINDOW
+    return Window((rows,), (True,), (0,), (0,), (0,)).cut(start, end)
+
+
+def points(lines: Sequence[str], measurement: str) -> list[Point]:
+    return [point for point in map(parse, lines) if point.measurement == measurement]
+
+
+def histograms(lines: Sequence[str]) -> list[tuple[int, object]]:
+    """(seconds after NOON, count), one a histogram window: all probes here share one bucket."""
+    found = points(lines, "probe_histogram")
+    assert all(point.tags["le"] == "000001048576" for point in found)
+    return [((point.time_ns - NOON) // SECOND, point.fields["count"]) for point in found]
+
+
+def test_every_window_gives_its_summary_at_once() -> None:
+    made = reporter().lines(window(NOON))
+    (point,) = points(made, "probe")
+    assert (point.time_ns, point.fields["sent"], point.fields["rtt_max_ns"]) == (NOON, 3, MILLISECOND)
+    assert histograms(made) == []
+
+
+def test_a_histogram_is_written_with_the_window_that_ends_on_its_boundary() -> None:
+    it = reporter()
+    made = [it.lines(window(NOON + n * WINDOW)) for n in range(12)]
+    assert [histograms(lines) for lines in made] == [
+        *[[]] * 5,
+        [(0, 18)],
+        *[[]] * 5,
+        [(60, 18)],
+    ]
+
+
+def test_a_histogram_that_the_agent_began_in_starts_with_the_agent() -> None:
+    it = reporter()
+    starts = [NOON + 37 * SECOND, NOON + 40 * SECOND, NOON + 50 * SECOND]
+    assert histograms([line for start in starts for line in it.lines(window(start))]) == [(37, 9)]
+
+
+def test_stopping_writes_the_histogram_that_is_open_once() -> None:
+    it = reporter()
+    it.lines(window(NOON))
+    it.lines(window(NOON + WINDOW, end=NOON + WINDOW + SECOND))
+    assert histograms(it.finish()) == [(0, 6)]
+    assert it.finish() == []
+
+
+@pytest.mark.parametrize("away", [60, 70, 90, 3600])
+def test_a_host_that_slept_past_the_boundary_mixes_no_two_histograms(away: int) -> None:
+    it = reporter()
+    made = it.lines(window(NOON + 37 * SECOND))
+    # Less than a histogram's length may have passed since 37 s, and still that one ended at 60 s.
+    made += it.lines(window(NOON + away * SECOND))
+    assert histograms(made) == [(37, 3)]
+    assert histograms(it.finish()) == [(away, 3)]
+
+
+def test_a_step_of_the_clock_ends_a_histogram() -> None:
+    it = reporter()
+    made = it.lines(window(NOON + 20 * SECOND)) + it.lines(window(NOON + 30 * SECOND))
+    made += it.lines(window(NOON - 25 * SECOND))  # an hour of summer time, a correction of NTP
+    assert histograms(made) == [(20, 6)]
+    made = it.lines(window(NOON - 20 * SECOND)) + it.lines(window(NOON - WINDOW))
+    assert histograms(made) == [(-25, 9)]
+
+
+def test_nothing_received_gives_no_histogram() -> None:
+    it = reporter(WINDOW)
+    assert histograms(it.lines(window(NOON, probes=0))) == []
+
+
+def test_no_two_histograms_share_a_time() -> None:
+    it = reporter()
+    times = [
+        point.time_ns
+        for start in (0, 10, 25, 30, 40, 95, 100, 110, 230, 300)
+        for point in points(it.lines(window(NOON + start * SECOND)), "probe_histogram")
+    ]
+    assert len(times) > 2
+    assert all(earlier < later for earlier, later in itertools.pairwise(times))
