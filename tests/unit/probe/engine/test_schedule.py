@@ -1,0 +1,169 @@
+"""Intervals in, due times out: exact counts, even spacing, and random gaps that are exponential."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe.clock import MICROSECOND, MILLISECOND, SECOND
+from probe.engine.schedule import Saturated, Schedule
+from tests.unit.probe.repeatable import repeatable
+
+Probes = list[tuple[int, int]]  # (due, flow)
+
+
+def schedule(intervals: list[int], poisson: list[bool] | None = None, seed: int = 1) -> Schedule:
+    made = Schedule(intervals, poisson or [False] * len(intervals), np.random.default_rng(seed))
+    made.begin(5 * SECOND)
+    return made
+
+
+def taken(it: Schedule, until: int, limit: int = 1 << 30) -> Probes:
+    """All that one or more calls of `take` give before `until`."""
+    out: Probes = []
+    while True:
+        flows, dues = it.take(until, limit)
+        if not len(flows):
+            return out
+        out += zip(dues.tolist(), flows.tolist(), strict=True)
+
+
+INTERVALS = st.lists(
+    st.sampled_from([MILLISECOND, 3 * MILLISECOND, 10 * MILLISECOND, 7_777_777]), min_size=1, max_size=8
+)
+
+
+@repeatable
+@given(INTERVALS, st.integers(0, 1000), st.integers(1, 40), st.integers(0, 40 * MILLISECOND))
+def test_each_flow_is_due_once_an_interval_without_drift(
+    intervals: list[int], seed: int, count: int, start: int
+) -> None:
+    probes = taken(schedule(intervals, seed=seed), 5 * SECOND + start + count * max(intervals))
+    for flow, interval in enumerate(intervals):
+        dues = [due for due, of in probes if of == flow]
+        assert 5 * SECOND <= dues[0] < 5 * SECOND + interval
+        assert np.diff(dues).tolist() == [interval] * (len(dues) - 1)
+        # Any span of k intervals holds exactly k probes.
+        begin = 5 * SECOND + start
+        assert sum(begin <= due < begin + count * interval for due in dues) == count
+
+
+@repeatable
+@given(
+    INTERVALS,
+    st.integers(0, 1000),
+    st.lists(st.integers(1, 20 * MILLISECOND), max_size=10),
+    st.integers(1, 9),
+)
+def test_taken_in_pieces_it_is_the_same_as_at_once(
+    intervals: list[int], seed: int, steps: list[int], limit: int
+) -> None:
+    pieces, whole = schedule(intervals, seed=seed), schedule(intervals, seed=seed)
+    until = 5 * SECOND
+    got: Probes = []
+    for step in steps:
+        until += step
+        flows, dues = pieces.take(until, limit)
+        assert len(flows) <= limit
+        assert all(due < until for due in dues.tolist())
+        got += zip(dues.tolist(), flows.tolist(), strict=True)
+    got += taken(pieces, until, limit)
+    expected = taken(whole, until)
+    # Probes that are due at the very same instant may leave in either order.
+    assert [due for due, _ in got] == [due for due, _ in expected]
+    assert sorted(got) == sorted(expected)
+
+
+@pytest.mark.parametrize("flows", [1, 2, 3, 7, 50, 1000])
+def test_flows_are_spread_evenly_over_their_interval(flows: int) -> None:
+    interval = 100 * MILLISECOND
+    probes = taken(schedule([interval] * flows), 5 * SECOND + interval)
+    assert sorted(flow for _, flow in probes) == list(range(flows))
+    gaps = np.diff([due for due, _ in probes])
+    assert all(abs(gap - interval / flows) <= 1 for gap in gaps.tolist())
+
+
+def test_two_agents_that_start_together_do_not_stay_in_step() -> None:
+    first, second = (taken(schedule([SECOND], seed=seed), 6 * SECOND)[0][0] for seed in (1, 2))
+    assert first != second
+
+
+def test_the_earliest_is_what_take_gives_next() -> None:
+    it = schedule([3 * MILLISECOND, 5 * MILLISECOND])
+    for _ in range(20):
+        due = it.earliest()
+        assert len(it.take(due, 10)[0]) == 0
+        assert it.take(due + 1, 1)[1].tolist() == [due]
+
+
+def test_without_flows_nothing_is_ever_due() -> None:
+    it = schedule([])
+    assert len(it) == 0
+    assert it.earliest() > 1 << 60
+    assert len(it.take(1 << 60, 10)[0]) == 0
+
+
+def test_random_gaps_are_exponential_around_the_interval() -> None:
+    interval = 2 * MILLISECOND
+    it = schedule([interval], [True], seed=3)
+    gaps = np.diff([due for due, _ in taken(it, 5 * SECOND + 20_000 * interval)])
+    assert len(gaps) == pytest.approx(20_000, abs=500)
+    # An exponential distribution has its mean as standard deviation, and mean * ln 2 as its median.
+    assert gaps.mean() == pytest.approx(interval, rel=0.03)
+    assert gaps.std() == pytest.approx(interval, rel=0.05)
+    assert np.median(gaps) == pytest.approx(interval * np.log(2), rel=0.05)
+    assert (gaps > 0).all()
+    # Without memory: one gap says nothing of the next.
+    assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 0.03
+
+
+def test_random_and_periodic_flows_side_by_side() -> None:
+    intervals = [2 * MILLISECOND, 5 * MILLISECOND, 2 * MILLISECOND, 9 * MILLISECOND]
+    probes = taken(schedule(intervals, [True, False, True, False], seed=5), 25 * SECOND, 64)
+    dues = [due for due, _ in probes]
+    assert dues == sorted(dues)
+    for flow, interval in ((1, 5 * MILLISECOND), (3, 9 * MILLISECOND)):
+        mine = [due for due, of in probes if of == flow]
+        assert set(np.diff(mine).tolist()) == {interval}
+    for flow in (0, 2):
+        mine = [due for due, of in probes if of == flow]
+        assert np.diff(mine).mean() == pytest.approx(2 * MILLISECOND, rel=0.05)
+        assert np.diff(mine).std() == pytest.approx(2 * MILLISECOND, rel=0.05)
+
+
+@repeatable
+@given(
+    st.integers(0, 1000),
+    st.lists(st.integers(1, 30 * MILLISECOND), min_size=1, max_size=8),
+    st.integers(1, 5),
+)
+def test_random_gaps_in_pieces_stay_in_order_and_below_the_limit(
+    seed: int, steps: list[int], limit: int
+) -> None:
+    it = schedule([MILLISECOND, 4 * MILLISECOND, 3 * MILLISECOND], [True, False, True], seed)
+    until, last = 5 * SECOND, 0
+    for step in steps:
+        until += step
+        for _ in range(3):
+            flows, dues = it.take(until, limit)
+            assert len(flows) <= limit
+            if len(dues):
+                assert last <= dues[0]
+                assert (np.diff(dues) >= 0).all()
+                assert dues[-1] < until
+                last = int(dues[-1])
+
+
+def test_saturated_has_always_something_due_until_all_is_taken() -> None:
+    it = Saturated(3, 8)
+    assert it.earliest() == 0
+    flows = [it.take(0, 5)[0].tolist(), it.take(0, 5)[0].tolist(), it.take(0, 5)[0].tolist()]
+    assert flows == [[0, 1, 2, 0, 1], [2, 0, 1], []]
+    assert it.earliest() > 1 << 60
+
+
+def test_the_shortest_interval_keeps_its_rate() -> None:
+    assert len(taken(schedule([MILLISECOND] * 30), 6 * SECOND)) == 30_000
+    assert len(taken(schedule([10 * MICROSECOND]), 5 * SECOND + 10 * MILLISECOND)) == 1_000
