@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ from probe.sockets.privileges import drop_privileges
 from probe.targets import resolve
 from probe.telemetry.batches import Batcher
 from probe.telemetry.lines import Value, encode, series_text
+from probe.telemetry.mqtt import load_client
 from probe.telemetry.points import event_line
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
@@ -87,6 +89,7 @@ class Agent:
         state = Path(settings.agent.state_dir)
         _own(state, settings.agent.user)
         self._measurement = self._build(settings)
+        _load()
         drop_privileges(settings.agent.user)
         self.spool = Spool(state / "spool.sqlite3", int(settings.spool.max_bytes))
 
@@ -162,7 +165,7 @@ class Agent:
         if self._reporter is not None:
             self._spool(self._reporter.finish())
         failed = next((task for task in done if task is not stopping), None)
-        if failed is not tasks[0]:
+        if failed is not tasks[0] and self.uplink.state != "offline":
             # What no collector acknowledges until then stays in the spool, for the next run.
             await self.uplink.drain(self._clock.mono() + GOODBYE)
         for task in (stopping, *tasks):
@@ -323,6 +326,13 @@ class Agent:
                 self._past[name] += value
         old_measurement.engine.close()
         self._spool(old_reporter.finish())
+
+
+def _load() -> None:
+    """Import what is otherwise imported late: the user that we become may not be able to read it any more."""
+    for name in ("concurrent.futures.thread", "encodings.idna"):  # for asyncio.to_thread, for getaddrinfo
+        import_module(name)
+    load_client()
 
 
 def _own(state: Path, user: str) -> None:

@@ -229,6 +229,11 @@ async def connect(
         talk.discard()
 
 
+def load_client() -> None:
+    """Import the MQTT client now and not at the first connection: for who is about to give up privileges."""
+    import aiomqtt  # noqa: F401
+
+
 class _Inbox:
     """In the place of aiomqtt's queue: bounded, and what it cannot hold is counted."""
 
