@@ -30,6 +30,8 @@ from probe.text import duration
 from probe.windows.summary import Summaries, summarise
 
 _KEEP = 1 << 22  # probes that the final summary looks at; the oldest go first
+_SPARE = 20 * MILLISECOND  # beyond the timeout, for a reply that is still in the kernel's queue
+_HELD_BACK = 3 * SECOND + 200 * MILLISECOND  # the kernel looks for a neighbour for three seconds
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,19 @@ class _View:
         elif ledger.rx[row]:
             late = self._rtt(row)[0] > self._options.timeout
             self._report(number, "late" if late else "received")
-        elif now > int(ledger.sent[row]) + self._options.timeout + 20 * MILLISECOND:
-            self._report(number, "lost")
-            self._unanswered.append(number)
         else:
-            return False
+            # What has no TX stamp may still be waiting for its neighbour in this host.
+            patience = self._options.timeout + _SPARE + (0 if ledger.tx[row] else _HELD_BACK)
+            if now <= int(ledger.sent[row]) + patience:
+                return False
+            never_left = not ledger.tx[row] and self._stamping()
+            self._report(number, "error" if never_left else "lost")
+            self._unanswered.append(number)
         return True
+
+    def _stamping(self) -> bool:
+        """Whether the kernel stamps what goes to this target, so that no stamp means: not sent."""
+        return bool(self._ledger.tx.any() or (self._ledger.state & LOCAL).any())
 
     def _rtt(self, row: int) -> tuple[int, str]:
         ledger = self._ledger
@@ -152,7 +161,9 @@ class _View:
             return "not sent: this host was stalled"
         if state & REFUSED:
             return f"not sent: {abi.error_name(self._engine.channels[0].counters.last_errno)}"
-        return "not delivered: no neighbour answers for it" if state & LOCAL else "ICMP error: unreachable"
+        if state & LOCAL:
+            return "not sent: no neighbour answers for it"
+        return "ICMP error: unreachable" if state & ERROR else "not sent: held back or dropped by this host"
 
     def _print(self, text: str) -> None:
         print(text, file=self._out, flush=True)
@@ -213,7 +224,7 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
             cuts.popleft()
         time.sleep(max(0, wake - clock.mono()) / 1e9)
     engine.finish(time.sleep)
-    view.update(clock.mono() + options.timeout)
+    view.update(clock.mono() + options.timeout + _HELD_BACK)
     engine.close()
     summaries = _whole(list(cuts), started, clock.wall(), options.timeout)
     _conclude(summaries, options, out)

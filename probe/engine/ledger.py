@@ -39,6 +39,7 @@ class Ledger:
         self.state = np.zeros(size, np.uint8)
         self.unstamped = np.zeros(size, np.bool_)
         self.duplicates = np.zeros(size, np.uint8)
+        self._blank = (self.sent, self.tx, self.rx, self.state, self.unstamped, self.duplicates)
         self._first = np.zeros(size, np.int32)  # scratch: which row of a batch came first for a number
         self.floor = self.head = self.planned = 0
         self._leaving: list[tuple[int, int, int]] = []
@@ -61,17 +62,19 @@ class Ledger:
     def plan(self, flows: Indices, dues: Indices) -> Indices:
         """Give numbers to probes that will leave next, in this order. Returns the numbers."""
         self.settle()
-        numbers = np.arange(self.planned, self.planned + len(flows))
-        rows = numbers & self._mask
-        self.flow[rows] = flows
-        self.due[rows] = dues
-        self.sent[rows] = 0
-        self.tx[rows] = 0
-        self.rx[rows] = 0
-        self.state[rows] = 0
-        self.unstamped[rows] = False
-        self.duplicates[rows] = 0
-        self.planned += len(flows)
+        count = len(flows)
+        begin = self.planned & self._mask
+        first = min(count, self._mask + 1 - begin)
+        for rows, part in (
+            (slice(begin, begin + first), slice(0, first)),
+            (slice(0, count - first), slice(first, count)),
+        ):
+            self.flow[rows] = flows[part]
+            self.due[rows] = dues[part]
+            for column in self._blank:
+                column[rows] = 0
+        numbers = np.arange(self.planned, self.planned + count)
+        self.planned += count
         if self.planned - self.floor > self.size:
             self.overrun += self.planned - self.size - self.floor
             self.floor = self.planned - self.size
@@ -136,7 +139,11 @@ class Ledger:
         if not max(0, self.planned - self.size) <= number < self.head:
             return
         row = number & self._mask
-        if number < self.floor and not self.state[row] & ERROR:
+        if local:
+            # After seconds this host gives a neighbour up. Then what has no stamp never left, whether it was
+            # counted as an error when its window closed or is going to be.
+            self._stamping[self.flow[row]] = True
+        elif number < self.floor and not self.state[row] & ERROR:
             self.late_errors[self.flow[row]] += 1
         self.state[row] |= ERROR | LOCAL if local else ERROR
 
