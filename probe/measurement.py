@@ -52,7 +52,7 @@ class Measurement:
         return {
             "socket_drops": sum(channel.socket.drops() for channel in channels),
             "foreign_packets": sum(
-                channel.counters.foreign + channel.ledger.forgotten for channel in channels
+                channel.counters.foreign + channel.counters.unanswerable for channel in channels
             ),
             "skipped": sum(channel.counters.skipped for channel in channels),
             "late_ticks": self.engine.counters.late_ticks,
