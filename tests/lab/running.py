@@ -1,0 +1,158 @@
+"""A namespace and settings in, a `coloprobe` process in it and what it measured out.
+
+The agents here have no broker: what they measured waits in their spool, and is read there at the end.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from probe.telemetry.lines import Point, parse_many
+from probe.telemetry.spool import Spool
+from tests.lab.netlab import Namespace
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 60.0
+SECOND = 1_000_000_000
+# All privileges gone but one that has nothing to do with sockets: the checkout may be in a private folder.
+AS_NOBODY = (
+    *("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"),
+    *("--inh-caps", "-all,+dac_read_search", "--ambient-caps", "-all,+dac_read_search"),
+)
+
+AGENT = """
+[agent]
+id = "lab"
+state_dir = "{state}"
+{agent}
+[window]
+length = "1s"
+timeout = "200ms"
+histogram = "1s"
+[defaults]
+interval = "{interval}"
+[mqtt]
+url = "mqtt://127.0.0.1:9"
+{targets}
+"""
+
+
+def coloprobe(*arguments: str | Path) -> list[str]:
+    """The command line of a command; Python's warnings are errors in it."""
+    return [sys.executable, "-W", "error", "-m", "probe.cli", *map(str, arguments)]
+
+
+def wait_for(what: Callable[[], T], why: str) -> T:
+    """The first value of `what()` that is true. Fails at the deadline."""
+    end = time.monotonic() + DEADLINE_S
+    while not (value := what()):
+        assert time.monotonic() < end, f"not within {DEADLINE_S:.0f} s: {why}"
+        time.sleep(0.02)
+    return value
+
+
+@dataclass(frozen=True)
+class Pinged:
+    """What `coloprobe ping --json` said: an object a probe, and the summary."""
+
+    status: int
+    probes: list[dict[str, Any]]
+    summary: dict[str, Any]
+    stderr: str
+
+    def outcomes(self) -> list[str]:
+        """In the order of the probes."""
+        return [probe["outcome"] for probe in sorted(self.probes, key=lambda probe: probe["seq"])]
+
+    def rtts(self) -> list[int]:
+        """Of the received probes, in the order of the probes, ns."""
+        return [probe["rtt_ns"] for probe in self.probes if probe["outcome"] == "received"]
+
+
+def coloprobe_ping(
+    namespace: Namespace, *arguments: str, wrapper: Sequence[str] = (), interval: str = "10ms"
+) -> Pinged:
+    """Run it in there. Fails where it writes anything but JSON, or a traceback."""
+    command = [*wrapper, *coloprobe("ping", *arguments, "-i", interval, "--json")]
+    done = namespace.run(command, check=False, timeout_s=DEADLINE_S)
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return Pinged(done.returncode, lines[:-1], lines[-1] if lines else {}, done.stderr)
+
+
+class LabAgent:
+    """`coloprobe agent` in a namespace: start it, stop it, read its points."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        targets: str | dict[str, str],
+        *,
+        interval: str = "10ms",
+        agent: str = "",
+    ) -> None:
+        self.log = directory / "agent.log"
+        self._namespace = namespace
+        self._state = directory / "state"
+        self._file = directory / "agent.toml"
+        if isinstance(targets, dict):
+            targets = "\n".join(f'[[target]]\nname = "{n}"\naddress = "{a}"' for n, a in targets.items())
+        self._file.write_text(
+            AGENT.format(state=self._state, agent=agent, interval=interval, targets=targets), encoding="utf-8"
+        )
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> LabAgent:
+        with self.log.open("ab") as log:
+            self._process = self._namespace.popen(
+                coloprobe("agent", "-c", self._file), stdout=log, stderr=log, cwd=ROOT
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def stop(self) -> list[Point]:
+        """SIGTERM; every point that it has ever spooled. Fails where it did not end well."""
+        assert self._process is not None
+        self._process.terminate()
+        status = self._process.wait(DEADLINE_S)
+        assert status == 0, self.text()
+        assert "Traceback" not in self.text(), self.text()
+        spool = Spool(self._state / "spool.sqlite3", 1 << 30)
+        try:
+            batches = [spool.get(number) or b"" for number in spool.numbers(0, 1_000_000)]
+        finally:
+            spool.close()
+        texts = [gzip.decompress(batch) if batch[:2] == b"\x1f\x8b" else batch for batch in batches]
+        return [point for text in texts for point in parse_many(text.decode())]
+
+
+def probes(points: Sequence[Point], target: str) -> list[Point]:
+    """The `probe` points of a target, in order of time."""
+    found = [p for p in points if p.measurement == "probe" and p.tags["target"] == target]
+    return sorted(found, key=lambda point: point.time_ns)
+
+
+def total(points: Sequence[Point], field: str) -> int:
+    """The sum of an integer field."""
+    return sum(int(point.fields[field]) for point in points)
