@@ -9,7 +9,7 @@ from typing import TextIO
 import msgspec
 
 from collectors.board import text
-from collectors.board.rows import SEVERITY, Row, Window, row_of
+from collectors.board.rows import SEVERITY, Row, Summary, Window, row_of
 from collectors.sinks.store import Reader, path_in
 from probe.clock import Clock, SystemClock
 from probe.telemetry.lines import Point
@@ -58,7 +58,7 @@ def show(
             if "flow" in series.tags:
                 continue
             points = reader.tail(series.id, MAX_WINDOWS, now - last_ns)
-            windows = [Window(point.time_ns, point.fields) for point in points]
+            windows = [Summary.of(Window(point.time_ns, point.fields)) for point in points]
             if windows:
                 rows.append((row_of(series.id, series.tags, windows, now), windows))
     if not rows:
@@ -79,7 +79,7 @@ def as_object(point: Point) -> dict[str, object]:
     return found
 
 
-def table(rows: Sequence[tuple[Row, Sequence[Window]]], now_ns: int) -> str:
+def table(rows: Sequence[tuple[Row, Sequence[Summary]]], now_ns: int) -> str:
     """One line a target, worst state first, in columns."""
     ordered = sorted(rows, key=lambda one: (-SEVERITY[one[0].state], one[0].tags.get("target", "")))
     lines = [[name for name, _ in _HEAD]] + [_cells(row, windows, now_ns) for row, windows in ordered]
@@ -94,9 +94,9 @@ def table(rows: Sequence[tuple[Row, Sequence[Window]]], now_ns: int) -> str:
     )
 
 
-def _cells(row: Row, windows: Sequence[Window], now_ns: int) -> list[str]:
-    sent, lost = (sum(w.integer(name) for w in windows) for name in ("sent", "lost"))
-    most = max((v for w in windows if (v := w.number("rtt_max_ns")) is not None), default=None)
+def _cells(row: Row, windows: Sequence[Summary], now_ns: int) -> list[str]:
+    sent, lost = sum(w.sent for w in windows), sum(w.lost for w in windows)
+    most = max((w.max_ns for w in windows if w.max_ns is not None), default=None)
     tags: Mapping[str, str] = row.tags
     return [
         *(_printable(tags.get(name, "")) for name in ("target", "venue", "line", "agent", "kind")),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from collectors.board import charts
 from collectors.board.panels import Event, Health, event_of, health_of
-from collectors.board.rows import HISTORY, Row, Window, row_of, shown, slim, state_of
+from collectors.board.rows import HISTORY, Row, Summary, Window, row_of, shown, state_of
 from collectors.sinks.store import Reader, Stored
 from probe.clock import SECOND, Clock, SystemClock
 from probe.errors import ColoprobeError
@@ -73,8 +73,8 @@ class Feed:
         self.data_version = 0  # grows with every commit that a tick saw
         self._path, self._clock = path, clock or SystemClock()
         self._reader: Reader | None = None
-        self._windows: dict[int, list[Window]] = {}  # by series, oldest first
-        self._drawn: dict[int, tuple[list[Window], Row, Shown]] = {}
+        self._windows: dict[int, list[Summary]] = {}  # by series, oldest first
+        self._drawn: dict[int, tuple[list[Summary], Row, Shown]] = {}
         self._agents: list[tuple[Mapping[str, str], list[Window]]] = []
         self._events: tuple[Event, ...] = ()
         self._whole_due = 0
@@ -127,7 +127,7 @@ class Feed:
 
     def _rows(self, now: int) -> tuple[Shown, ...]:
         """The table. A row is made anew where its windows or its state changed."""
-        drawn: dict[int, tuple[list[Window], Row, Shown]] = {}
+        drawn: dict[int, tuple[list[Summary], Row, Shown]] = {}
         for number, windows in self._windows.items():
             before = self._drawn.get(number)
             series = self._reader.by_id(number) if self._reader is not None else None
@@ -161,7 +161,7 @@ class Feed:
         self._agents = _read_agents(reader, now)
         self._events = _read_events(reader, now)
 
-    def _read_windows(self, reader: Reader, series: int, now: int, whole: bool) -> list[Window]:
+    def _read_windows(self, reader: Reader, series: int, now: int, whole: bool) -> list[Summary]:
         """A target's windows of the last HISTORY, oldest first: what was read before, and what is new."""
         until = now + AHEAD
         known = self._windows.get(series, [])
@@ -172,7 +172,7 @@ class Feed:
                 return []
             newest, whole = latest[0].time_ns, True
         since = newest - HISTORY if whole else newest
-        read = [slim(window) for window in _windows(reader.tail(series, WINDOWS, since, until))]
+        read = [Summary.of(window) for window in _windows(reader.tail(series, WINDOWS, since, until))]
         if read in (known, known[-1:]):
             return known
         merged = {w.start_ns: w for w in (*known, *read)}

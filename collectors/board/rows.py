@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 from collectors.board import text
 from probe.clock import SECOND
@@ -27,6 +27,7 @@ RECENT = 60 * SECOND  # how long a lost probe keeps a target from being called o
 LOSS_IS_BAD = 0.01  # from here on loss is shown as an alarm, below as a warning
 DEFAULT_LENGTH = 10 * SECOND  # of a window, until two of them tell
 SPARK_WIDTH, SPARK_HEIGHT = 132, 22
+SPARK_STEP = HISTORY // 60
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,35 @@ class Window:
         return int(self.number(name) or 0)
 
 
-KEPT = ("sent", "received", "lost", "loss", "jitter_ns", "rtt_p50_ns", "rtt_p99_ns", "rtt_max_ns")
+class _Started(Protocol):
+    @property
+    def start_ns(self) -> int: ...
 
 
-def slim(window: Window) -> Window:
-    """The same window with the fields that a row needs: hundreds of targets are kept in memory."""
-    return Window(window.start_ns, {name: window.fields[name] for name in KEPT if name in window.fields})
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a row needs of a window: small, because those of hundreds of targets are kept. None is absent."""
+
+    start_ns: int
+    sent: int
+    received: int
+    lost: int
+    loss: float | None
+    jitter_ns: float | None
+    p50_ns: float | None
+    p99_ns: float | None
+    max_ns: float | None
+
+    @classmethod
+    def of(cls, window: Window) -> Self:
+        return cls(
+            window.start_ns,
+            *(window.integer(name) for name in ("sent", "received", "lost")),
+            *(
+                window.number(name)
+                for name in ("loss", "jitter_ns", "rtt_p50_ns", "rtt_p99_ns", "rtt_max_ns")
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -82,82 +106,97 @@ class Spark:
     loss: str
 
 
-def window_length(windows: Sequence[Window]) -> int:
+def window_length(windows: Sequence[_Started]) -> int:
     """The windows' length in ns, told from their starts; an agent's restart begins one off the grid."""
     steps = [b.start_ns - a.start_ns for a, b in pairwise(windows)]
     return int(statistics.median_low(steps)) if steps else DEFAULT_LENGTH
 
 
-def state_of(windows: Sequence[Window], length_ns: int, now_ns: int) -> State:
+def state_of(windows: Sequence[Summary], length_ns: int, now_ns: int) -> State:
     """The state of a target whose newest windows, oldest first and at least one, are these."""
     newest = windows[-1]
     end = newest.start_ns + length_ns
     if now_ns - end > max(3 * length_ns, 10 * SECOND):
         return "stale"
-    if newest.integer("sent") == 0:
+    if newest.sent == 0:
         return "not sent"
-    if newest.integer("received") == 0:
+    if newest.received == 0:
         return "no reply"
-    if any(w.integer("lost") for w in windows if w.start_ns + length_ns > end - RECENT):
+    if any(w.lost for w in windows if w.start_ns + length_ns > end - RECENT):
         return "loss"
     return "ok"
 
 
-def row_of(series: int, tags: Mapping[str, str], windows: Sequence[Window], now_ns: int) -> Row:
+def row_of(series: int, tags: Mapping[str, str], windows: Sequence[Summary], now_ns: int) -> Row:
     """The row of one series; `windows` are oldest first and at least one."""
     length = window_length(windows)
     newest = windows[-1]
     recent = [w for w in windows if w.start_ns > newest.start_ns - HISTORY]
-    sent, lost = (sum(w.integer(name) for w in recent) for name in ("sent", "lost"))
+    sent, lost = sum(w.sent for w in recent), sum(w.lost for w in recent)
     return Row(
         id=series,
         tags=tags,
         state=state_of(windows, length, now_ns),
         end_ns=newest.start_ns + length,
         length_ns=length,
-        sent=newest.integer("sent"),
-        loss=newest.number("loss"),
+        sent=newest.sent,
+        loss=newest.loss,
         loss_history=lost / sent if sent else None,
-        jitter_ns=newest.number("jitter_ns"),
-        p50_ns=newest.number("rtt_p50_ns"),
-        p99_ns=newest.number("rtt_p99_ns"),
-        max_ns=newest.number("rtt_max_ns"),
+        jitter_ns=newest.jitter_ns,
+        p50_ns=newest.p50_ns,
+        p99_ns=newest.p99_ns,
+        max_ns=newest.max_ns,
         spark=spark_of(recent, length),
     )
 
 
-def spark_of(windows: Sequence[Window], length_ns: int) -> Spark:
-    """The last HISTORY as paths; the scale is from the smallest median to the largest 99th percentile."""
+def spark_of(windows: Sequence[Summary], length_ns: int) -> Spark:
+    """The last HISTORY as paths; the scale is from the smallest median to the largest 99th percentile.
+
+    Where windows are shorter than a step, a step shows the largest of them, and whether any lost a probe.
+    """
     if not windows:
         return Spark("", "", "")
     end = windows[-1].start_ns + length_ns
-    values = [v for w in windows for v in (w.number("rtt_p50_ns"), w.number("rtt_p99_ns")) if v is not None]
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    middle = max(length_ns, SPARK_STEP) / 2
+    p50: dict[int, float] = {}
+    p99: dict[int, float] = {}
+    lost: dict[int, bool] = {}
+    for window in windows:
+        step = window.start_ns // SPARK_STEP
+        for values, value in ((p50, window.p50_ns), (p99, window.p99_ns)):
+            if value is not None and value > values.get(step, -1.0):
+                values[step] = value
+        if window.lost:
+            lost[step] = True
+    low = min((*p50.values(), *p99.values()), default=0.0)
+    high = max((*p50.values(), *p99.values()), default=1.0)
     # A line that is flat to 5 % is drawn flat: noise is not blown up into mountains.
     scale = (SPARK_HEIGHT - 4) / max(high - low, high * 0.05, 1.0)
+    near = (
+        2 * max(length_ns, SPARK_STEP) // SPARK_STEP
+    )  # steps further apart are a gap in the data, and the line
 
-    def x(window: Window) -> float:
-        return SPARK_WIDTH * (1 - (end - window.start_ns - length_ns / 2) / HISTORY)
+    def x(step: int) -> str:
+        return f"{SPARK_WIDTH * (1 - (end - step * SPARK_STEP - middle) / HISTORY):.1f}"
 
-    def path(name: str) -> str:
+    def path(values: Mapping[int, float]) -> str:
         parts: list[str] = []
         previous: int | None = None
-        for window in windows:
-            value = window.number(name)
-            if value is None:
-                previous = None
-                continue
-            # A gap in the data is a gap in the line.
-            joined = previous is not None and window.start_ns - previous <= 2 * length_ns
-            y = SPARK_HEIGHT - 2 - (value - low) * scale
-            parts.append(f"{'L' if joined else 'M'}{x(window):.1f} {y:.1f}")
-            if not joined:
-                parts.append("h.5")  # a lone window is a dot
-            previous = window.start_ns
+        for step, value in values.items():
+            y = f"{SPARK_HEIGHT - 2 - (value - low) * scale:.1f}"
+            joined = (
+                previous is not None and step - previous <= near and not _lost_between(lost, previous, step)
+            )
+            parts.append(f"L{x(step)} {y}" if joined else f"M{x(step)} {y}h.5")  # a lone step is a dot
+            previous = step
         return "".join(parts)
 
-    lost = "".join(f"M{x(w):.1f} 0v{SPARK_HEIGHT}" for w in windows if w.integer("lost"))
-    return Spark(path("rtt_p50_ns"), path("rtt_p99_ns"), lost)
+    return Spark(path(p50), path(p99), "".join(f"M{x(step)} 0v{SPARK_HEIGHT}" for step in lost))
+
+
+def _lost_between(lost: Mapping[int, bool], first: int, last: int) -> bool:
+    return any(step in lost for step in range(first + 1, last))
 
 
 def shown(row: Row) -> dict[str, object]:

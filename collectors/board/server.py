@@ -47,9 +47,9 @@ async def serve(feed: Feed, listener: socket.socket, mqtt_url: str) -> AsyncIter
         import uvicorn
 
         app = _app()
-    except ImportError:
+    except ModuleNotFoundError as missing:
         listener.close()
-        raise MissingPartError("the web board (nicegui)", "up") from None
+        raise MissingPartError(f"the web board (Python module {missing.name})", "up") from None
 
     up = asyncio.Event()
 

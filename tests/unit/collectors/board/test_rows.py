@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 
-from collectors.board.rows import HISTORY, SPARK_HEIGHT, Window, row_of, shown, slim, spark_of, state_of
+from collectors.board.rows import HISTORY, SPARK_HEIGHT, Summary, Window, row_of, shown, spark_of, state_of
 from probe.clock import SECOND
 
 T = 1_700_000_000 * SECOND
 L = 2 * SECOND
 
 
-def window(n: int, sent: int = 20, lost: int = 0, p50: int = 30_000) -> Window:
+def window(n: int, sent: int = 20, lost: int = 0, p50: int = 30_000) -> Summary:
     fields: dict[str, int | float] = {"sent": sent, "received": sent - lost, "lost": lost}
     if sent:
         fields["loss"] = lost / sent
     if sent > lost:
         fields |= {"rtt_p50_ns": p50, "rtt_p99_ns": p50 * 2, "rtt_max_ns": p50 * 3, "jitter_ns": 500}
-    return Window(T + n * L, fields)
+    return Summary.of(Window(T + n * L, fields))
 
 
 def at(n: int) -> int:
@@ -42,7 +42,8 @@ def test_loss_is_remembered_for_a_minute_of_data_and_not_longer() -> None:
 
 
 def test_stale_counts_in_windows_where_they_are_long() -> None:
-    slow = [Window(T + n * 60 * SECOND, {"sent": 60, "received": 60, "lost": 0}) for n in range(3)]
+    minute = [Window(T + n * 60 * SECOND, {"sent": 60, "received": 60, "lost": 0}) for n in range(3)]
+    slow = [Summary.of(window) for window in minute]
     end = T + 180 * SECOND
     assert state_of(slow, 60 * SECOND, end + 170 * SECOND) == "ok"
     assert state_of(slow, 60 * SECOND, end + 190 * SECOND) == "stale"
@@ -87,23 +88,25 @@ def test_worse_states_sort_higher() -> None:
 
 def test_a_window_of_a_stranger_is_no_crash() -> None:
     odd = Window(T, {"sent": "many", "lost": True, "loss": "x", "rtt_p50_ns": "fast", "received": 1.5})
-    line = shown(row_of(1, {"target": "t"}, [odd], at(0)))
+    line = shown(row_of(1, {"target": "t"}, [Summary.of(odd)], at(0)))
     assert line["state"] == "not sent"
     assert line["p50"] is None
 
 
-def test_slim_windows_make_the_same_row() -> None:
-    windows = [window(n, lost=n % 3) for n in range(20)]
-    assert row_of(1, {}, windows, at(19)) == row_of(1, {}, [slim(w) for w in windows], at(19))
-    assert slim(Window(T, {"sent": 1, "rtt_min_ns": 5})).fields == {"sent": 1}
-
-
 def test_a_spark_has_its_gaps_and_its_losses() -> None:
-    windows = [window(n) for n in (0, 1, 2)] + [window(3, lost=20)] + [window(n) for n in (4, 20, 21)]
+    lost = range(3, 8)  # from second 6 to 16: the step from 10 to 15 has no reply
+    windows = [window(n, lost=20 if n in lost else 0) for n in (*range(10), 20, 21)]
     spark = spark_of(windows, L)
     assert spark.p50.count("M") == 3  # before the loss, after it, and after the gap in the data
-    assert spark.loss.count("M") == 1
+    assert spark.loss.count("M") == 2  # the steps that the loss touches
     assert spark_of([], L).p50 == ""
+
+
+def test_a_spark_hides_no_spike_between_its_steps() -> None:
+    spike = [window(n, p50=900_000 if n == 75 else 30_000) for n in range(150)]
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", spark_of(spike, L).p99)]
+    assert min(heights) == 2.0
+    assert len(heights) <= 61
 
 
 def test_a_flat_line_is_drawn_flat_and_everything_stays_inside() -> None:
