@@ -91,7 +91,7 @@ class _View:
                 self._unanswered.remove(number)
                 self._report(number, "late")
         recent = np.arange(max(0, self._shown - 1024), self._shown)
-        rows = recent & (ledger.size - 1)
+        rows = ledger.row(recent)
         for number in recent[ledger.duplicates[rows] != 0].tolist():
             seen = int(ledger.duplicates[ledger.row(number)])
             for _ in range(seen - self._repeats.get(number, 0)):

@@ -27,9 +27,9 @@ from probe.packets import icmp
 from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
 
 HORIZON = SECOND  # how far ahead a plan reaches
-CATCH_UP = (
-    250 * MILLISECOND
-)  # later than this a probe is skipped: a stalled host must not burst when it wakes
+SEND_BLOCK = 64  # probes in one send call; after a whole one the queues are worth emptying
+# Later than this a probe is skipped: a stalled host must not burst when it wakes.
+CATCH_UP = 250 * MILLISECOND
 FAR = 1 << 62  # a time that never comes
 
 
@@ -143,7 +143,9 @@ class Channel:
             stop = begin + limit
         while self._at < stop:
             at = self._at
-            count, refused = self.socket.send(at, stop)
+            count, refused = self.socket.send(at, min(stop, at + SEND_BLOCK))
+            if count == SEND_BLOCK:
+                self.socket.gather()
             if count:
                 self.counters.sent += count
                 self.unread += count

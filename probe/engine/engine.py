@@ -24,7 +24,7 @@ from probe.engine.channel import FAR, Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
 
-DRAIN_AFTER = 256  # probes: more unread replies than this are not left in the kernel's queue
+DRAIN_AFTER = 1024  # probes: more replies than this are not left unread
 DRAIN_EVERY = 100 * MILLISECOND  # ... nor for longer than this
 LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls of anything are slow
 STALL = 100 * MILLISECOND  # a tick this late is worth an event
@@ -249,7 +249,7 @@ class Engine:
     @staticmethod
     def _outstanding(channel: Channel) -> bool:
         ledger = channel.ledger
-        rows = np.arange(ledger.floor, ledger.head) & (ledger.size - 1)
+        rows = ledger.row(np.arange(ledger.floor, ledger.head))
         return bool(((ledger.rx[rows] == 0) & (ledger.state[rows] == 1)).any())
 
     def close(self) -> None:

@@ -14,6 +14,8 @@ closes.
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,14 +25,13 @@ Indices = NDArray[np.int64]
 
 
 class Ledger:
-    """Rows for the last `capacity` probes (rounded up to a power of two) of a socket.
+    """Rows for the last `capacity` probes (at least 2,048) of a socket.
 
     `flows` is the number of flows of the agent; rows carry indices below it.
     """
 
     def __init__(self, capacity: int, flows: int) -> None:
-        size = 1 << max(11, (capacity - 1).bit_length())
-        self._mask = size - 1
+        self.size = size = max(capacity, 2048)
         self.flow = np.zeros(size, np.int32)
         self.due = np.zeros(size, np.int64)
         self.sent = np.zeros(size, np.int64)
@@ -50,21 +51,22 @@ class Ledger:
         self.forgotten = 0  # replies to probes whose rows were overwritten long ago
         self.overrun = 0  # probes whose rows were overwritten before their window closed
 
-    @property
-    def size(self) -> int:
-        """Rows of the ring."""
-        return self._mask + 1
+    @overload
+    def row(self, number: int) -> int: ...
 
-    def row(self, number: int) -> int:
-        """Where the row of a probe is."""
-        return number & self._mask
+    @overload
+    def row(self, number: Indices) -> Indices: ...
+
+    def row(self, number: int | Indices) -> int | Indices:
+        """Where the row of a probe is, or the rows of many."""
+        return number % self.size
 
     def plan(self, flows: Indices, dues: Indices) -> Indices:
         """Give numbers to probes that will leave next, in this order. Returns the numbers."""
         self.settle()
         count = len(flows)
-        begin = self.planned & self._mask
-        first = min(count, self._mask + 1 - begin)
+        begin = self.planned % self.size
+        first = min(count, self.size - begin)
         for rows, part in (
             (slice(begin, begin + first), slice(0, first)),
             (slice(0, count - first), slice(first, count)),
@@ -92,17 +94,18 @@ class Ledger:
             return
         counts, nows, states = zip(*self._leaving, strict=True)
         self._leaving.clear()
-        rows = np.arange(self.head - sum(counts), self.head) & self._mask
+        rows = np.arange(self.head - sum(counts), self.head) % self.size
         self.sent[rows] = np.repeat(np.array(nows, np.int64), counts)
         self.state[rows] = np.repeat(np.array(states, np.uint8), counts)
 
     def stamped(self, ids: NDArray[np.uint32], stamps: NDArray[np.int64]) -> None:
         """TX stamps, by the low 32 bits of the probe's number."""
         back = (self.head - 1 - ids.astype(np.int64)) & 0xFFFFFFFF
-        known = back < self.size
+        # Rows of planned probes are theirs already, though they have not left.
+        known = back < self.size - (self.planned - self.head)
         if not known.all():
             back, stamps = back[known], stamps[known]
-        self.tx[(self.head - 1 - back) & self._mask] = stamps
+        self.tx[(self.head - 1 - back) % self.size] = stamps
 
     def answered(self, numbers: Indices, stamps: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
         """Replies in order of arrival. Stamp 0 means the kernel gave none; `now` stands in.
@@ -112,15 +115,16 @@ class Ledger:
         known = (numbers < self.head) & (numbers >= max(0, self.planned - self.size))
         all_known = bool(known.all())
         if not all_known:
-            self.forgotten += int(((numbers < self.head) & ~known).sum())
+            self.forgotten += int(((numbers >= 0) & (numbers < self.head) & ~known).sum())
             numbers, stamps = numbers[known], stamps[known]
-        rows = numbers & self._mask
+        rows = numbers % self.size
         order = np.arange(len(rows), dtype=np.int32)
         self._first[rows[::-1]] = order[::-1]
         again = (self._first[rows] != order) | (self.rx[rows] != 0)
         if again.any():
             repeated = rows[again]
-            np.add.at(self.duplicates, repeated[self.duplicates[repeated] < 250], 1)
+            rows_again, times = np.unique(repeated, return_counts=True)
+            self.duplicates[rows_again] = np.minimum(self.duplicates[rows_again] + times, 255)
             gone = numbers[again] < self.floor
             np.add.at(self.late_duplicates, self.flow[repeated[gone]], 1)
             rows, stamps, numbers = rows[~again], stamps[~again], numbers[~again]
@@ -138,7 +142,7 @@ class Ledger:
         """An ICMP error quoted this probe; `local`: this host made it."""
         if not max(0, self.planned - self.size) <= number < self.head:
             return
-        row = number & self._mask
+        row = number % self.size
         if local:
             # After seconds this host gives a neighbour up. Then what has no stamp never left, whether it was
             # counted as an error when its window closed or is going to be.
@@ -156,7 +160,7 @@ class Ledger:
     def cut(self, until: int) -> Samples:
         """Take off the probes due before `until`, with everything sent since behind them."""
         self.settle()
-        rows = np.arange(self.floor, self.head) & self._mask
+        rows = np.arange(self.floor, self.head) % self.size
         due = self.due[rows]
         inside = int(np.searchsorted(due, until, side="left"))
         flow, tx = self.flow[rows], self.tx[rows]

@@ -103,6 +103,9 @@ class MemorySocket:
             for when, n, stamp, data in self._arriving
         ]
 
+    def gather(self) -> None:
+        """There is no other queue."""
+
     def receive(self) -> Replies | None:
         offset = self.clock.wall() - self.clock.mono()
         arrived: list[tuple[int, bytes]] = []

@@ -21,7 +21,7 @@ from probe.errors import SocketError
 from probe.sockets import abi
 
 ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one call at as many
-BLOCK = 256  # messages that one receive call takes
+BLOCK = 1024  # messages that are looked at together: an interpreter that was away for long starts cold
 _HEADER = abi.MMSGHDR.itemsize
 PITCH = 128  # bytes kept of what is received: an ICMP error, IP options, and our quoted header
 
@@ -90,6 +90,9 @@ class ProbeSocket(Protocol):
 
     def send(self, start: int, stop: int) -> tuple[int, int]:
         """Send rows [start, stop). Returns (how many left, errno that refused the next one, or 0)."""
+
+    def gather(self) -> None:
+        """Take what has come off the kernel's queues, unread: the sooner its buffers are free, the warmer."""
 
     def receive(self) -> Replies | None:
         """One block of replies, valid until the next call; None when there are none."""
@@ -191,6 +194,10 @@ class PacketSocket:
                 self._resynchronise()
         return done - start, refused
 
+    def gather(self) -> None:
+        self._err.fill(self._fd, abi.MSG_ERRQUEUE)
+        self._rx.fill(self._fd, 0)
+
     def receive(self) -> Replies | None:
         count = self._rx.take(self._fd, 0)
         if count <= 0:
@@ -279,28 +286,39 @@ class _ReceiveBlock:
         self.headers["control"] = self.control.ctypes.data + index * control.itemsize
         self._control_space = control.itemsize
         self._name_space = abi.SOCKADDR if names else 0
-        self._used = BLOCK
+        self._held = 0  # messages that wait here to be looked at
+        self._used = BLOCK  # headers that the kernel wrote to
         self._at = self.headers.ctypes.data
 
-    def take(self, fd: int, flags: int) -> int:
-        """One recvmmsg call. Returns the number of messages, 0 when there are none; raises SocketError on a
-        defect."""
-        if self._used:  # the kernel wrote the lengths of what it delivered: offer the whole space again
+    def fill(self, fd: int, flags: int) -> None:
+        """Take messages off the kernel's queue without looking at them, as far as there is room.
+
+        Raises: SocketError on a defect.
+        """
+        if not self._held and self._used:
+            # The kernel wrote the lengths of what it delivered: offer the whole space again.
             self.headers["controllen"][: self._used] = self._control_space
             if self._name_space:
                 self.headers["namelen"][: self._used] = self._name_space
-        for _ in range(8):
-            count = abi.recvmmsg(fd, self._at, BLOCK, flags)
-            if count >= 0:
-                self._used = count
-                return count
             self._used = 0
+        for _ in range(8):
+            if self._held == BLOCK:
+                return
+            count = abi.recvmmsg(fd, self._at + self._held * _HEADER, BLOCK - self._held, flags)
+            if count >= 0:
+                self._held = self._used = self._held + count
+                return
             if count == -errno.EAGAIN:
-                return 0
+                return
             if -count in (errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK):
                 raise SocketError(f"cannot receive: {abi.error_name(-count)}")
             # Anything else is the pending error of an earlier probe; it is taken off by being read.
-        return 0
+
+    def take(self, fd: int, flags: int) -> int:
+        """Hand over what is held, after a last `fill`. Returns the number of messages, in rows 0 to there."""
+        self.fill(fd, flags)
+        count, self._held = self._held, 0
+        return count
 
 
 class _KernelCounter:
