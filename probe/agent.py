@@ -78,8 +78,8 @@ class Agent:
     def prepare(self) -> None:
         """Open sockets, give up privileges, open the spool.
 
-        Raises: PrivilegeError, SettingsError (a secret cannot be read), SpoolError, UsageError (no such
-            user).
+        Raises: PrivilegeError, SettingsError (a secret cannot be read, no such user), SpoolError, UsageError
+            (this process may not become the user).
         """
         settings = self._settings
         mqtt = settings.mqtt
@@ -87,11 +87,15 @@ class Agent:
             mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", self._file, "mqtt.password_file"
         )
         state = Path(settings.agent.state_dir)
-        _own(state, settings.agent.user)
+        _own(state, settings.agent.user, self._file)
         self._measurement = self._build(settings)
-        _load()
-        drop_privileges(settings.agent.user)
-        self.spool = Spool(state / "spool.sqlite3", int(settings.spool.max_bytes))
+        try:
+            _load()
+            drop_privileges(settings.agent.user)
+            self.spool = Spool(state / "spool.sqlite3", int(settings.spool.max_bytes))
+        except BaseException:
+            self._measurement.engine.close()
+            raise
 
     def connect(self, mqtt_url: str) -> None:
         """Send to this broker instead of the settings' one; call it before `run`."""
@@ -335,16 +339,22 @@ def _load() -> None:
     load_client()
 
 
-def _own(state: Path, user: str) -> None:
-    """Make the state directory for the user that the agent will become."""
-    if not user or os.geteuid() != 0:
+def _own(state: Path, user: str, file: str) -> None:
+    """Make the state directory for the user that we become. Raises: SettingsError (no such user)."""
+    if not user:
         return
     import pwd
 
-    with suppress(OSError, KeyError):
-        state.mkdir(parents=True, exist_ok=True)
+    try:
         account = pwd.getpwnam(user)
-        os.chown(state, account.pw_uid, account.pw_gid)
+    except KeyError:
+        raise SettingsError(
+            file, "agent.user", f"no user {user!r} on this host", "a user that exists, or none"
+        ) from None
+    if os.geteuid() == 0:
+        with suppress(OSError):
+            state.mkdir(parents=True, exist_ok=True)
+            os.chown(state, account.pw_uid, account.pw_gid)
 
 
 def run_agent(file: Path) -> int:

@@ -217,15 +217,17 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
         )
     stop = _Interrupt()
     started = clock.wall()
-    while not stop.asked and not view.done(options.count):
-        wake = engine.turn()
-        view.update(clock.mono())
-        while len(cuts) > 1 and sum(len(c.samples[0].flow) for c in cuts) > _KEEP:
-            cuts.popleft()
-        time.sleep(max(0, wake - clock.mono()) / 1e9)
-    engine.finish(time.sleep)
-    view.update(clock.mono() + options.timeout + _HELD_BACK)
-    engine.close()
+    try:
+        while not stop.asked and not view.done(options.count):
+            wake = engine.turn()
+            view.update(clock.mono())
+            while len(cuts) > 1 and sum(len(c.samples[0].flow) for c in cuts) > _KEEP:
+                cuts.popleft()
+            time.sleep(max(0, wake - clock.mono()) / 1e9)
+        engine.finish(time.sleep)
+        view.update(clock.mono() + options.timeout + _HELD_BACK)
+    finally:
+        engine.close()
     summaries = _whole(list(cuts), started, clock.wall(), options.timeout)
     _conclude(summaries, options, out)
     return 0 if summaries.values["received"][0] else 1
