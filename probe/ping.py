@@ -60,6 +60,10 @@ class _Counted(Schedule):
     def earliest(self) -> int:
         return super().earliest() if self._left is None or self._left else 1 << 62
 
+    def skip(self, until: int) -> int:  # noqa: ARG002 - Schedule's signature
+        """Nothing: every probe is reported, also one that this host was too late for."""
+        return 0
+
     def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         flows, dues = super().take(until, limit if self._left is None else min(limit, self._left))
         if self._left is not None:

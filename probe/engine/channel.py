@@ -116,6 +116,9 @@ class Channel:
         """Write the packets of the next plan, if the last one is used up."""
         if self._at < len(self._dues):
             return
+        if isinstance(self.schedule, Schedule):
+            # After a long stall: what will never leave must not take the place of what did.
+            self.counters.skipped += self.schedule.skip(now - CATCH_UP)
         until = max(now + HORIZON, min(self.schedule.earliest() + 1, now + 10 * HORIZON))
         flows, dues = self.schedule.take(until, ROWS)
         self._at = 0
@@ -176,6 +179,11 @@ class Channel:
         """Empty both queues of the socket into the ledger."""
         self.unread = 0
         self.ledger.settle()
+        # Replies first: a probe is stamped before it is answered, so its stamp is there when its reply is.
+        while (replies := self.socket.receive()) is not None:
+            self._match(replies, clock.mono(), to_mono)
+            if len(replies.data) < BLOCK:
+                break
         while (stamps := self.socket.stamps()) is not None:
             if len(stamps.ids):
                 self.ledger.stamped(stamps.ids, to_mono(stamps.stamp))
@@ -183,10 +191,6 @@ class Channel:
                 quoted = icmp.parse_quoted(error.type, error.code, error.quoted, self._request, error.local)
                 self._error(quoted)
             if not stamps.full:
-                break
-        while (replies := self.socket.receive()) is not None:
-            self._match(replies, clock.mono(), to_mono)
-            if len(replies.data) < BLOCK:
                 break
 
     def _match(self, replies: Replies, now: int, to_mono: WallToMono) -> None:

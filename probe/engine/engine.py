@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probe.clock import MILLISECOND, Clock
-from probe.engine.channel import FAR, Channel
+from probe.engine.channel import CATCH_UP, FAR, Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
 
@@ -113,8 +113,9 @@ class Engine:
         """Open the windows that have begun."""
         while now >= self._windows[-1].mono_end:
             last = self._windows[-1]
-            # After a long stall nothing was sent in between: begin again where the clock stands.
-            ahead = self.to_mono.wall(now) // self._length * self._length
+            # After a long stall nothing was sent in between: begin again where the oldest probe is due that
+            # may still leave.
+            ahead = self.to_mono.wall(now - CATCH_UP) // self._length * self._length
             self._open_window(max(last.end_ns, ahead))
 
     def _step(self, now: int) -> None:
@@ -188,7 +189,8 @@ class Engine:
         if now >= self._last_drain + self._drain_every:
             self._drain()
         self._roll(now)
-        while now >= (closing := self._windows[0].mono_end + self._timeout + MARGIN):
+        # A probe leaves up to CATCH_UP late, and has its whole timeout even then.
+        while now >= (closing := self._windows[0].mono_end + CATCH_UP + self._timeout + MARGIN):
             self._drain()
             self._cut(self._windows.popleft())
         self._housekeeping = min(closing, now + self._drain_every)

@@ -49,6 +49,23 @@ class Schedule:
         """When the next probe is due; far in the future where there are no flows."""
         return int(self._next.min()) if len(self._next) else int(_FAR)
 
+    def skip(self, until: int) -> int:
+        """Pass over what is due before `until`, however much that is. Returns how many probes."""
+        late = np.flatnonzero(self._next < until)
+        if not len(late):
+            return 0
+        interval = self._interval[late]
+        behind = until - self._next[late]
+        counts = (behind + interval - 1) // interval
+        after = self._next[late] + counts * interval
+        random = self._poisson[late]
+        if random.any():
+            # Exponential gaps have no memory: from `until` on, the next one is as long as any.
+            counts[random] = 1 + self._rng.poisson(behind[random] / interval[random])
+            after[random] = until + self._gaps(interval[random])
+        self._next[late] = after
+        return int(counts.sum())
+
     def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The probes due before `until`, at most `limit`, taken off the schedule.
 

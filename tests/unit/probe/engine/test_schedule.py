@@ -156,6 +156,27 @@ def test_random_gaps_in_pieces_stay_in_order_and_below_the_limit(
                 last = int(dues[-1])
 
 
+@repeatable
+@given(INTERVALS, st.integers(0, 1000), st.integers(0, 100 * MILLISECOND))
+def test_skipping_is_taking_without_looking(intervals: list[int], seed: int, ahead: int) -> None:
+    skipped, reference = schedule(intervals, seed=seed), schedule(intervals, seed=seed)
+    assert skipped.skip(5 * SECOND + ahead) == len(taken(reference, 5 * SECOND + ahead))
+    assert skipped.skip(5 * SECOND + ahead) == 0
+    until = 5 * SECOND + ahead + 20 * MILLISECOND
+    assert taken(skipped, until) == taken(reference, until)
+
+
+def test_skipping_random_gaps_keeps_their_rate() -> None:
+    it = schedule([MILLISECOND], [True], seed=4)
+    assert it.skip(105 * SECOND) == pytest.approx(100_000, rel=0.02)
+    gaps = [it.earliest() - 105 * SECOND]
+    for n in range(1, 2_000):
+        it.skip(105 * SECOND + n * SECOND)
+        gaps.append(it.earliest() - (105 + n) * SECOND)
+    assert min(gaps) >= 0
+    assert np.mean(gaps) == pytest.approx(MILLISECOND, rel=0.1)
+
+
 def test_saturated_has_always_something_due_until_all_is_taken() -> None:
     it = Saturated(3, 8)
     assert it.earliest() == 0
