@@ -27,7 +27,7 @@ from probe.packets import icmp
 from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
 
 HORIZON = SECOND  # how far ahead a plan reaches
-SEND_BLOCK = 64  # probes in one send call; after a whole one the queues are worth emptying
+SEND_BLOCK = 128  # probes in one send call; after a whole one the queues are worth emptying
 # Later than this a probe is skipped: a stalled host must not burst when it wakes.
 CATCH_UP = 250 * MILLISECOND
 FAR = 1 << 62  # a time that never comes
@@ -85,8 +85,10 @@ class Channel:
         self.ledger = Ledger(capacity, all_flows)
         self.counters = ChannelCounters()
         self._index = np.array([flow.index for flow in flows], np.int64)
+        sizes = {flow.size for flow in flows}
+        self._size = sizes.pop() if len(sizes) == 1 else None  # of every probe, as nearly always
         self._sizes = np.array([flow.size for flow in flows], np.int64)
-        self._ids = ((base_id + np.arange(len(flows))) & 0xFFFF).astype(np.uint16)
+        self._ids = (base_id + np.arange(len(flows))) & 0xFFFF
         self._base_id = base_id
         probe_socket.set_destinations([flow.destination for flow in flows])
         v4 = probe_socket.family == socket.AF_INET
@@ -129,7 +131,7 @@ class Channel:
         self.due = self._dues[0]
         numbers = self.ledger.plan(self._index[flows], dues)
         where = slice(0, len(flows))
-        sizes = self._sizes[flows]
+        sizes = self._sizes[flows] if self._size is None else self._size
         self._writer.write(where, numbers, self._ids[flows], sizes)
         self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
 

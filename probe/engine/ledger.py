@@ -59,18 +59,17 @@ class Ledger:
 
     def row(self, number: int | Indices) -> int | Indices:
         """Where the row of a probe is, or the rows of many."""
-        return number % self.size
+        if isinstance(number, int):
+            return number % self.size
+        # Of probes that the ring holds, and in a quarter of a division's time.
+        rows = number - self.planned // self.size * self.size
+        return np.where(rows < 0, rows + self.size, rows)
 
     def plan(self, flows: Indices, dues: Indices) -> Indices:
         """Give numbers to probes that will leave next, in this order. Returns the numbers."""
         self.settle()
         count = len(flows)
-        begin = self.planned % self.size
-        first = min(count, self.size - begin)
-        for rows, part in (
-            (slice(begin, begin + first), slice(0, first)),
-            (slice(0, count - first), slice(first, count)),
-        ):
+        for rows, part in self._runs(self.planned, count):
             self.flow[rows] = flows[part]
             self.due[rows] = dues[part]
             for column in self._blank:
@@ -94,9 +93,22 @@ class Ledger:
             return
         counts, nows, states = zip(*self._leaving, strict=True)
         self._leaving.clear()
-        rows = np.arange(self.head - sum(counts), self.head) % self.size
-        self.sent[rows] = np.repeat(np.array(nows, np.int64), counts)
-        self.state[rows] = np.repeat(np.array(states, np.uint8), counts)
+        count = sum(counts)
+        whens, whats = (
+            np.repeat(np.array(nows, np.int64), counts),
+            np.repeat(np.array(states, np.uint8), counts),
+        )
+        for rows, part in self._runs(self.head - count, count):
+            self.sent[rows] = whens[part]
+            self.state[rows] = whats[part]
+
+    def _runs(self, number: int, count: int) -> tuple[tuple[slice, slice], ...]:
+        """The rows of `count` consecutive probes as slices of the ring, each with its part of the probes."""
+        begin = number % self.size
+        first = self.size - begin
+        if count <= first:
+            return ((slice(begin, begin + count), slice(0, count)),)
+        return ((slice(begin, self.size), slice(0, first)), (slice(0, count - first), slice(first, count)))
 
     def stamped(self, ids: NDArray[np.uint32], stamps: NDArray[np.int64]) -> None:
         """TX stamps, by the low 32 bits of the probe's number."""
@@ -105,7 +117,7 @@ class Ledger:
         known = back < self.size - (self.planned - self.head)
         if not known.all():
             back, stamps = back[known], stamps[known]
-        self.tx[(self.head - 1 - back) % self.size] = stamps
+        self.tx[self.row(self.head - 1 - back)] = stamps
 
     def answered(self, numbers: Indices, stamps: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
         """Replies in order of arrival. Stamp 0 means the kernel gave none; `now` stands in.
@@ -117,7 +129,7 @@ class Ledger:
         if not all_known:
             self.forgotten += int(((numbers >= 0) & (numbers < self.head) & ~known).sum())
             numbers, stamps = numbers[known], stamps[known]
-        rows = numbers % self.size
+        rows = self.row(numbers)
         order = np.arange(len(rows), dtype=np.int32)
         self._first[rows[::-1]] = order[::-1]
         again = (self._first[rows] != order) | (self.rx[rows] != 0)
@@ -160,7 +172,7 @@ class Ledger:
     def cut(self, until: int) -> Samples:
         """Take off the probes due before `until`, with everything sent since behind them."""
         self.settle()
-        rows = np.arange(self.floor, self.head) % self.size
+        rows = self.row(np.arange(self.floor, self.head))
         due = self.due[rows]
         inside = int(np.searchsorted(due, until, side="left"))
         flow, tx = self.flow[rows], self.tx[rows]

@@ -18,15 +18,15 @@ def word_sums(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
     return sums
 
 
-def fold(sums: NDArray[np.int64]) -> NDArray[np.uint16]:
+def fold(sums: NDArray[np.int64]) -> NDArray[np.int64]:
     """The checksum that goes into the packet: sums with their carries added in, complemented.
 
-    `sums`: int64 >= 0, at most 2**47, so that three rounds leave no carry. Returns uint16 in host order.
+    `sums`: int64, 0 to 2**47, so that three rounds leave no carry. Returns values of 16 bits, in host order.
     """
     folded = (sums & 0xFFFF) + (sums >> 16)
     folded = (folded & 0xFFFF) + (folded >> 16)
     folded = (folded & 0xFFFF) + (folded >> 16)
-    return (~folded & 0xFFFF).astype(np.uint16)
+    return folded ^ 0xFFFF
 
 
 def checksum(data: bytes) -> int:

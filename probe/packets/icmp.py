@@ -103,21 +103,27 @@ class EchoWriter:
             self._padding_sums[size] = total + odd
 
     def write(
-        self, where: slice, numbers: NDArray[np.int64], ids: NDArray[np.uint16], sizes: NDArray[np.int64]
+        self,
+        where: slice,
+        numbers: NDArray[np.int64],
+        ids: NDArray[np.integer],
+        sizes: NDArray[np.int64] | int,
     ) -> None:
-        """Fill the rows of `where` with probes; all arrays have its length. `sizes` in bytes of IP
-        payload."""
+        """Fill the rows of `where` with probes; all arrays have its length, at least 1.
+
+        `sizes` in bytes of IP payload: of each, or of all.
+        """
         view = self._view[where]
         view["id"] = ids
-        sequence = numbers & 0xFFFF
-        view["seq"] = sequence
+        view["seq"] = numbers  # its low 16 bits
         view["number"] = numbers
         if self._checksums:
             # The number's lowest word stands twice: in the sequence field and in the number.
-            sums: NDArray[np.int64] = self._padding_sums[sizes] + ids.astype(np.int64)
-            sums += sequence << 1
+            sums: NDArray[np.int64] = (numbers & 0xFFFF) << 1
+            sums += ids
+            sums += self._padding_sums[sizes]
             high = numbers >> 16
-            if (high == high[0]).all():  # as nearly always: a block seldom crosses a multiple of 65,536
+            if (high == high[0]).all():  # as nearly always
                 sums += self._fixed + _words(int(high[0]))
             else:
                 sums += self._fixed + (high & 0xFFFF) + ((high >> 16) & 0xFFFF) + (high >> 32)

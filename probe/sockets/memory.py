@@ -66,7 +66,7 @@ class MemorySocket:
         self,
         where: slice,
         destinations: NDArray[np.int64],  # noqa: ARG002 - part of the interface
-        sizes: NDArray[np.int64],
+        sizes: NDArray[np.int64] | int,
         ids: NDArray[np.uint32],
     ) -> None:
         self._sizes[where] = sizes

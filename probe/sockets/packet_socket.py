@@ -83,7 +83,11 @@ class ProbeSocket(Protocol):
         """Sockaddrs (28 bytes) that `prepare` refers to by index."""
 
     def prepare(
-        self, where: slice, destinations: NDArray[np.int64], sizes: NDArray[np.int64], ids: NDArray[np.uint32]
+        self,
+        where: slice,
+        destinations: NDArray[np.int64],
+        sizes: NDArray[np.int64] | int,
+        ids: NDArray[np.uint32],
     ) -> None:
         """Say for the rows of `where`: to whom, how many bytes, and under which id the TX stamp comes
         back."""
@@ -135,6 +139,7 @@ class PacketSocket:
         self._tx["iov"] = self._iov.ctypes.data + np.arange(ROWS, dtype=np.uint64) * abi.IOVEC.itemsize
         self._tx["iovlen"] = 1
         self._tx["namelen"] = 16 if self.family == socket.AF_INET else abi.SOCKADDR
+        self._size = 0  # what every row's length is set to; 0: they differ
         self._send_id = np.zeros(ROWS, abi.SEND_ID)
         self._send_id["len"] = 20
         self._send_id["level"] = socket.SOL_SOCKET
@@ -156,10 +161,19 @@ class PacketSocket:
         self._names = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, abi.SOCKADDR).copy()
 
     def prepare(
-        self, where: slice, destinations: NDArray[np.int64], sizes: NDArray[np.int64], ids: NDArray[np.uint32]
+        self,
+        where: slice,
+        destinations: NDArray[np.int64],
+        sizes: NDArray[np.int64] | int,
+        ids: NDArray[np.uint32],
     ) -> None:
         self._tx["name"][where] = self._names.ctypes.data + destinations * abi.SOCKADDR
-        self._iov["len"][where] = sizes
+        if not isinstance(sizes, int):
+            self._size = 0
+            self._iov["len"][where] = sizes
+        elif sizes != self._size:
+            self._size = sizes
+            self._iov["len"] = sizes
         if self.choose_id:
             self._send_id["id"][where] = ids
         else:
