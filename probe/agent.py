@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -180,6 +180,12 @@ class Agent:
             raise self._failure
         if failed is not None and (problem := failed.exception()) is not None:
             raise problem
+
+    def close(self) -> None:
+        """Give sockets and spool back, where `run` did not come to it."""
+        if self._measurement is not None:
+            self._measurement.engine.close()
+        self.spool.close()
 
     def reload(self) -> None:
         """Read the settings file again (SIGHUP)."""
@@ -365,4 +371,5 @@ def run_agent(file: Path) -> int:
     agent.prepare()
     rate = sum(SECOND / target.interval for target in settings.target)
     log.info("agent %s: %d targets, %.0f probes/s", settings.agent.id, len(settings.target), rate)
-    return serve(agent.run, agent.reload)
+    with closing(agent):
+        return serve(agent.run, agent.reload)

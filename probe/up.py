@@ -7,11 +7,12 @@ import logging
 import re
 import socket
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, Protocol
 
 from probe.agent import Agent
+from probe.errors import UsageError
 from probe.host.routes import default_gateways
 from probe.service import serve
 from probe.settings import AgentSettings, agent_from
@@ -68,7 +69,10 @@ def up(
     interval: Duration,
     lasting: Duration | None,
 ) -> int:
-    """Run until a signal comes or `lasting` has passed. Returns the exit status."""
+    """Run until a signal comes or `lasting` has passed. Returns the exit status.
+
+    Raises: UsageError, and what `Agent.prepare` and the station raise.
+    """
     checked = settings_for(targets, "mqtt://127.0.0.1:1883", state_dir, interval)
 
     async def main(stop: asyncio.Event) -> None:
@@ -87,7 +91,24 @@ def up(
 
     agent = Agent(checked, "command line")
     agent.prepare()
-    return serve(main)
+    with closing(agent):
+        _check_readable()
+        return serve(main)
+
+
+def _check_readable() -> None:
+    """Root without its privileges may not read in another user's private folder: say so, and not half-way.
+
+    Raises: UsageError.
+    """
+    try:
+        Path(__file__).open("rb").close()
+    except OSError:
+        raise UsageError(
+            f"root gave up its privileges and cannot read {Path(__file__).parents[1]} any more; run this command "
+            "as the user whose folder it is (where net.ipv4.ping_group_range allows, it needs no privileges), or "
+            "install it where everybody may read"
+        ) from None
 
 
 def _host_id() -> str:
