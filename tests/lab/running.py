@@ -5,24 +5,17 @@ The agents here have no broker: what they measured waits in their spool, and is 
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from probe.telemetry.lines import Point, parse_many
-from probe.telemetry.spool import Spool
+from probe.telemetry.lines import Point
 from tests.lab.netlab import Namespace
+from tests.system.commands import DEADLINE_S, ROOT, coloprobe, spooled
 
-T = TypeVar("T")
-
-ROOT = Path(__file__).parents[2]
-DEADLINE_S = 60.0
 SECOND = 1_000_000_000
 # All privileges gone but one that has nothing to do with sockets: the checkout may be in a private folder.
 AS_NOBODY = (
@@ -45,20 +38,6 @@ interval = "{interval}"
 url = "mqtt://127.0.0.1:9"
 {targets}
 """
-
-
-def coloprobe(*arguments: str | Path) -> list[str]:
-    """The command line of a command; Python's warnings are errors in it."""
-    return [sys.executable, "-W", "error", "-m", "probe.cli", *map(str, arguments)]
-
-
-def wait_for(what: Callable[[], T], why: str) -> T:
-    """The first value of `what()` that is true. Fails at the deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not (value := what()):
-        assert time.monotonic() < end, f"not within {DEADLINE_S:.0f} s: {why}"
-        time.sleep(0.02)
-    return value
 
 
 @dataclass(frozen=True)
@@ -138,13 +117,7 @@ class LabAgent:
         status = self._process.wait(DEADLINE_S)
         assert status == 0, self.text()
         assert "Traceback" not in self.text(), self.text()
-        spool = Spool(self._state / "spool.sqlite3", 1 << 30)
-        try:
-            batches = [spool.get(number) or b"" for number in spool.numbers(0, 1_000_000)]
-        finally:
-            spool.close()
-        texts = [gzip.decompress(batch) if batch[:2] == b"\x1f\x8b" else batch for batch in batches]
-        return [point for text in texts for point in parse_many(text.decode())]
+        return spooled(self._state)
 
 
 def probes(points: Sequence[Point], target: str) -> list[Point]:

@@ -15,7 +15,8 @@ import pytest
 from probe.telemetry.lines import Point
 from tests.lab.capture import Capture
 from tests.lab.netlab import Lab, Namespace, Rule
-from tests.lab.running import SECOND, LabAgent, probes, total, wait_for
+from tests.lab.running import SECOND, LabAgent, probes, total
+from tests.system.commands import wait_for
 
 Pair = tuple[Namespace, Namespace]
 CAP_NET_RAW = 1 << 13

@@ -9,7 +9,8 @@ import pytest
 from tests.lab.capture import Capture, RoundTrip
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.peers import fping, ping
-from tests.lab.running import AS_NOBODY, coloprobe, coloprobe_ping
+from tests.lab.running import AS_NOBODY, coloprobe_ping
+from tests.system.commands import coloprobe
 
 Pair = tuple[Namespace, Namespace]
 
