@@ -24,7 +24,7 @@ from probe.engine.engine import Notice
 from probe.engine.samples import Cut
 from probe.errors import ColoprobeError, ResolveError, SettingsError, SpoolError
 from probe.host.clock import clock_state
-from probe.host.process import cpu_ns, rss_bytes
+from probe.host.process import cpu_ns, give_memory_back, rss_bytes
 from probe.measurement import Measurement, build
 from probe.reporting import Reporter
 from probe.service import serve
@@ -366,6 +366,7 @@ def _own(state: Path, user: str, file: str) -> None:
 def run_agent(file: Path) -> int:
     """`coloprobe agent -c FILE`. Returns the exit status. Raises: ColoprobeError, before anything is
     measured."""
+    give_memory_back()
     settings = load_agent(file)
     agent = Agent(settings, str(file))
     agent.prepare()

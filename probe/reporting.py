@@ -6,7 +6,7 @@ from probe.engine.samples import Cut
 from probe.measurement import Measurement
 from probe.telemetry.points import histogram_lines, probe_lines
 from probe.windows.histogram import Histogram
-from probe.windows.summary import summarise
+from probe.windows.summary import pieces, summarise
 
 
 class Reporter:
@@ -25,9 +25,11 @@ class Reporter:
         if self._start and not self._start <= cut.start_ns < boundary:
             ended = self.finish()  # the wall clock was stepped, or the host slept past the boundary
         self._start = self._start or cut.start_ns
-        summaries = summarise(cut, self._measurement.flows, self._timeout)
-        self._histogram.add(summaries.rtt_flow, summaries.rtt)
-        made = ended + probe_lines(summaries, self._measurement.series)
+        made = ended
+        for first, flows, piece in pieces(cut, self._measurement.flows):
+            summaries = summarise(piece, flows, self._timeout)
+            self._histogram.add(summaries.rtt_flow + first, summaries.rtt)
+            made += probe_lines(summaries, self._measurement.series[first : first + flows])
         if cut.end_ns % self._length == 0:
             made += self.finish()
         return made

@@ -37,8 +37,12 @@ class Histogram:
 
     def add(self, flow: NDArray[np.int32], rtt: NDArray[np.int64]) -> None:
         """Count RTTs (ns) of flows; equal shapes."""
-        cells = flow.astype(np.int64) * BUCKETS + bucket_of(rtt)
-        self._counts += np.bincount(cells, minlength=self._counts.size).reshape(self._counts.shape)
+        if not len(flow):
+            return
+        first = int(flow.min())
+        rows = self._counts[first : int(flow.max()) + 1]
+        cells = (flow.astype(np.int64) - first) * BUCKETS + bucket_of(rtt)
+        rows += np.bincount(cells, minlength=rows.size).reshape(rows.shape)
 
     def take(self) -> list[tuple[int, str, int]]:
         """(flow, label of `le`, count) of every bucket that is not empty; then start again from zero."""

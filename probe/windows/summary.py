@@ -8,12 +8,13 @@ inside a flow
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.engine.samples import ERROR, LOCAL, SENT, SKIPPED, Cut, Samples
+from probe.engine.samples import ERROR, LOCAL, SENT, SKIPPED, Cut, Samples, Strays
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -119,6 +120,38 @@ def summarise(cut: Cut, flows: int, timeout: int) -> Summaries:
     pairs = _ipdv(flow[left], rtt[left], timed[left], flows, values)
     return Summaries(
         cut.start_ns, cut.end_ns, values, number, pairs, flow[timed].astype(np.int32), rtt[timed]
+    )
+
+
+def pieces(cut: Cut, flows: int, rows: int = 1 << 14) -> Iterator[tuple[int, int, Cut]]:
+    """The cut in groups of flows with about `rows` samples each, as (first flow, number of flows, cut of these).
+
+    Flows are counted from 0 in each. What is computed from a piece needs memory for a piece.
+    """
+    many = sum(len(part.flow) for part in cut.samples)
+    step = max(1, flows * rows // max(many, 1))
+    for low in range(0, flows, step):
+        high = min(low + step, flows)
+        strays = Strays(
+            cut.strays.late[low:high], cut.strays.duplicates[low:high], cut.strays.errors[low:high]
+        )
+        samples = tuple(_of_flows(part, low, high) for part in cut.samples)
+        yield low, high - low, Cut(cut.start_ns, cut.end_ns, samples, strays)
+
+
+def _of_flows(samples: Samples, low: int, high: int) -> Samples:
+    rows = np.flatnonzero((samples.flow >= low) & (samples.flow < high))
+    return Samples(
+        samples.flow[rows] - low,
+        samples.due[rows],
+        samples.sent[rows],
+        samples.tx[rows],
+        samples.rx[rows],
+        samples.state[rows],
+        samples.unstamped[rows],
+        samples.duplicates[rows],
+        int(np.searchsorted(rows, samples.inside)),
+        samples.stamping[low:high],
     )
 
 
