@@ -105,9 +105,9 @@ def _check_readable() -> None:
         Path(__file__).open("rb").close()
     except OSError:
         raise UsageError(
-            f"root gave up its privileges and cannot read {Path(__file__).parents[1]} any more; run this command "
-            "as the user whose folder it is (where net.ipv4.ping_group_range allows, it needs no privileges), or "
-            "install it where everybody may read"
+            f"root gave up its privileges and cannot read {Path(__file__).parents[1]} any more; run this "
+            "command as the user whose folder it is (it needs no privileges where net.ipv4.ping_group_range "
+            "allows), or install it where everybody may read"
         ) from None
 
 
