@@ -16,7 +16,7 @@ from probe.telemetry.lines import Point
 from tests.lab.capture import Capture
 from tests.lab.netlab import Lab, Namespace, Rule
 from tests.lab.running import SECOND, LabAgent, probes, total
-from tests.system.commands import wait_for
+from tests.system.commands import coloprobe, wait_for
 
 Pair = tuple[Namespace, Namespace]
 CAP_NET_RAW = 1 << 13
@@ -303,3 +303,24 @@ def test_sizes_and_dscp_are_on_the_wire_and_nobodys_replies_are_foreign(lab: Lab
     agents = [point for point in points if point.measurement == "agent"]
     assert {point.fields["foreign_packets"] for point in agents} == {0}
     assert {point.fields["socket_drops"] for point in agents} == {0}
+
+
+def test_a_name_without_address_stops_nobody_else(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    rule = far.rule("accept")
+    agent = LabAgent(near, tmp_path, {"far": far.ipv4, "nowhere": "gateway.invalid"}).start()
+    seen(agent, rule, 100)
+    points = agent.stop()
+    windows = probes(points, "far")
+    assert total(windows, "received") == total(windows, "sent") == rule.counts().seen
+    assert probes(points, "nowhere") == []
+    (event,) = [point for point in points if point.measurement == "event"]
+    assert (event.tags["kind"], event.tags["target"]) == ("unreachable", "nowhere")
+    reason = "'gateway.invalid' has no address: "
+    assert str(event.fields["text"]).startswith(f"not measured: {reason}")
+    assert agent.text().count(f"target nowhere is not measured: {reason}") == 1
+    checked = near.run(coloprobe("check", "-c", tmp_path / "agent.toml"), check=False)
+    assert checked.returncode == 1
+    assert f"failed  target nowhere: {reason}" in checked.stdout
+    assert "correct the address; the agent retries it every 30 s" in checked.stdout
+    assert "ok      target far: " in checked.stdout
