@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from probe.errors import SocketError
 from probe.sockets import abi
+from probe.sockets.stamp_ids import KernelCounter
 
 ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one call at as many
 BLOCK = 1024  # messages that are looked at together: an interpreter that was away for long starts cold
@@ -67,7 +69,7 @@ class QuotedError:
 
     type: int
     code: int
-    local: bool  # this host made it (SO_EE_ORIGIN_LOCAL), no router
+    local: bool  # this host made it, no router
     quoted: bytes
 
 
@@ -152,7 +154,8 @@ class PacketSocket:
         self._tx_at = self._tx.ctypes.data
         self._names = np.zeros((0, abi.SOCKADDR), np.uint8)
         self._ids = np.zeros(ROWS, np.uint32)
-        self._counter = _KernelCounter()
+        self._counter = KernelCounter()
+        self._early: list[Stamps] = []  # taken off the error queue before the counter was restarted
         # The source is in the IP header where that is delivered; of an ICMP error on IPv6 it is wanted.
         self._rx = _ReceiveBlock(abi.STAMP, names=self.family == socket.AF_INET6)
         self._err = _ReceiveBlock(abi.CONTROL, names=False)
@@ -181,8 +184,10 @@ class PacketSocket:
 
     def send(self, start: int, stop: int) -> tuple[int, int]:
         moved = abi.sendmmsg(self._fd, self._tx_at + start * _HEADER, stop - start)
-        if moved == stop - start and self.choose_id:
-            return moved, 0  # as nearly always
+        if moved == stop - start:  # as nearly always
+            if not self.choose_id:
+                self._counter.sent(self._ids[start:stop])
+            return moved, 0
         return self._send_rest(start, stop, moved)
 
     def _send_rest(self, start: int, stop: int, moved: int) -> tuple[int, int]:
@@ -192,20 +197,22 @@ class PacketSocket:
         refused = 0
         while True:
             if moved > 0:
+                if not self.choose_id:
+                    self._counter.sent(self._ids[done : done + moved])
                 done += moved
                 left_over = 0
+                if done >= stop:
+                    break
             elif -moved in _LEFT_OVER and not self.raw and left_over != -moved:
                 left_over = -moved  # perhaps the error of an earlier probe: ask once more
             elif moved != -errno.EINTR:
                 refused = -moved
                 break
-            if done >= stop:
-                break
-            moved = abi.sendmmsg(self._fd, self._tx_at + done * _HEADER, stop - done)
-        if not self.choose_id:
-            self._counter.sent(self._ids[start:done])
-            if refused not in (0, errno.EAGAIN):
+            if not self.choose_id:
                 self._resynchronise()
+            moved = abi.sendmmsg(self._fd, self._tx_at + done * _HEADER, stop - done)
+        if refused and not self.choose_id:
+            self._resynchronise()
         return done - start, refused
 
     def gather(self) -> None:
@@ -226,6 +233,9 @@ class PacketSocket:
         return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, self._rx.names[:count])
 
     def stamps(self) -> Stamps | None:
+        return self._early.pop(0) if self._early else self._take_stamps()
+
+    def _take_stamps(self) -> Stamps | None:
         count = self._err.take(self._fd, abi.MSG_ERRQUEUE)
         if count <= 0:
             return None
@@ -259,19 +269,24 @@ class PacketSocket:
                 (socket.IPPROTO_IPV6, abi.IPV6_RECVERR),
             ):
                 origin, error_type, code = control[at + 20 : at + 23]
+                by_kernel = origin not in (abi.ORIGIN_ICMP, abi.ORIGIN_ICMP6)
+                local = by_kernel or _is_ours(control[at + 32 : at + length])
                 quoted = self._err.data[i, : min(int(self._err.headers["len"][i]), PITCH)].tobytes()
-                return QuotedError(
-                    error_type, code, origin not in (abi.ORIGIN_ICMP, abi.ORIGIN_ICMP6), quoted
-                )
+                return QuotedError(error_type, code, local, quoted)
             at += (length + 7) & ~7
         return None
 
     def _resynchronise(self) -> None:
-        """Restart the kernel's id counter: whether a refused packet took an id depends on who refused it."""
+        """Restart the kernel's id counter: whether a refused packet took an id depends on who refused it.
+
+        A call that moved only a part was refused too, and sendmmsg does not say so.
+        """
+        while (stamps := self._take_stamps()) is not None:
+            self._early.append(replace(stamps, full=True))  # there is more behind it
         without = (abi.STAMPING & ~abi.OPT_ID) & ~abi.OPT_TSONLY
         self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, without)
         self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
-        self._counter.restart()
+        self._counter.restart(time.time_ns())
 
     def drops(self) -> int:
         raw = self._socket.getsockopt(socket.SOL_SOCKET, abi.SO_MEMINFO, 64)
@@ -335,27 +350,18 @@ class _ReceiveBlock:
         return count
 
 
-class _KernelCounter:
-    """Follows the kernel's own TX stamp counter (before Linux 6.13): its id -> the id we gave the packet.
-
-    The kernel counts accepted packets from 0 after each restart; ids of before a restart are dropped, never
-    guessed.
-    """
-
-    def __init__(self) -> None:
-        self._ours = np.zeros(1 << 16, np.uint32)
-        self._next = 0
-
-    def sent(self, ids: NDArray[np.uint32]) -> None:
-        self._ours[(self._next + np.arange(len(ids))) & 0xFFFF] = ids
-        self._next += len(ids)
-
-    def restart(self) -> None:
-        self._next = 0
-
-    def translate(
-        self, ids: NDArray[np.uint32], stamp: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        behind = (self._next - 1 - ids.astype(np.int64)) & 0xFFFFFFFF
-        known = (behind < 1 << 16) & (ids < self._next)
-        return self._ours[ids[known] & 0xFFFF], stamp[known]
+def _is_ours(offender: bytes) -> bool:
+    """Whether an ICMP error came from an address (a sockaddr) of this host: then the probe never left."""
+    family = int.from_bytes(offender[:2], "little")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
+            if family == socket.AF_INET:
+                trial.bind((socket.inet_ntop(family, offender[4:8]), 0))
+            elif family == socket.AF_INET6:
+                scope = int.from_bytes(offender[24:28], "little")
+                trial.bind((socket.inet_ntop(family, offender[8:24]), 0, 0, scope))
+            else:
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
