@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from docs.generate import PAGE, render
 from probe.telemetry.schema import MEASUREMENTS
 
@@ -23,3 +25,33 @@ def test_no_measurement_has_a_tag_or_field_twice() -> None:
         names = [*measurement.tags, *(field.name for field in measurement.fields)]
         # InfluxDB takes a tag and a field of one name, and then no query can say which is meant.
         assert len(names) == len(set(names)), measurement.name
+
+
+OPERATING = PAGE.with_name("operating.md")
+
+
+def test_the_operators_page_explains_every_field_of_agent_and_collector() -> None:
+    page = OPERATING.read_text(encoding="utf-8")
+    for name in ("agent", "collector"):
+        missing = {field.name for field in MEASUREMENTS[name].fields if f"`{field.name}`" not in page}
+        assert not missing, name
+
+
+def test_the_log_lines_on_the_operators_page_are_those_that_are_written() -> None:
+    page = OPERATING.read_text(encoding="utf-8")
+    root = PAGE.parents[1]
+    source = "\n".join(
+        path.read_text(encoding="utf-8")
+        for part in ("probe", "collectors")
+        for path in (root / part).rglob("*.py")
+    )
+    section = page.split("## What the log says")[1].split("\n## ")[0]
+    lines = [
+        text
+        for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+        for text in re.findall("`(.+?)`", row)
+    ]
+    assert len(lines) > 15
+    for line in lines:
+        for words in filter(None, (piece.strip(" :;") for piece in line.split("…"))):
+            assert words in source, line
