@@ -42,13 +42,13 @@ PROBE = Measurement(
     (
         *_ints(
             "",
-            sent="probes that left this host, by send time",
+            sent="probes that left this host, of those due in the window",
             received="probes answered within the timeout",
             lost="sent - received",
             late="replies that came after the timeout; their probes are lost",
             duplicates="further replies to probes that were already answered",
             reordered="replies that arrived after the reply to a later probe (RFC 4737)",
-            errors="ICMP errors that came back for a probe, and probes this host refused to send",
+            errors="probes that this host did not let out, and probes for which an ICMP error came",
         ),
         Field("loss", "float", "lost / sent; absent when nothing was sent"),
         *_ints(
@@ -65,7 +65,7 @@ PROBE = Measurement(
             jitter_ns="RFC 3550 section 6.4.1 estimator over the window's round-trip times, as they arrived",
             ipdv_mean_ns="mean absolute difference of the RTTs of consecutive probes (RFC 3393)",
             ipdv_p99_ns="99th percentile of the same",
-            send_lag_max_ns="latest that a probe left after its scheduled time",
+            send_lag_max_ns="largest delay from when a probe was due to the tick that sent it",
             unstamped="received probes whose RTT is not from kernel or hardware stamps at both ends",
         ),
     ),

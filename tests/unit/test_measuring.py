@@ -1,0 +1,65 @@
+"""The page of definitions and the code in, agreement out: every field is there, its numbers are right."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from probe.clock import MICROSECOND, MILLISECOND, SECOND
+from probe.engine import channel, engine, stamps
+from probe.settings import EngineTable
+from probe.telemetry.schema import AGENT, PROBE, PROBE_HISTOGRAM, Measurement
+from probe.windows.histogram import BOUNDS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8")
+UNITS = {"int": ("count", "ns"), "float": ("ratio",)}
+
+
+def section(title: str) -> str:
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "measurement"), [("Fields of `probe`", PROBE), ("Field of `probe_histogram`", PROBE_HISTOGRAM)]
+)
+def test_every_field_is_defined_once_in_the_order_of_the_schema(title: str, measurement: Measurement) -> None:
+    defined = re.findall(r"^- \*\*`(\w+)`\*\* \((\w+)\)\. ", section(title), re.MULTILINE)
+    assert [name for name, _ in defined] == [field.name for field in measurement.fields]
+    for (name, unit), field in zip(defined, measurement.fields, strict=True):
+        assert unit in UNITS[field.kind]
+        assert (unit == "ns") == name.endswith("_ns")
+
+
+def test_what_it_says_of_other_fields_exists() -> None:
+    known = {field.name for field in AGENT.fields}
+    named = set(re.findall(r"`agent\.(\w+)`", PAGE))
+    assert named
+    assert named <= known
+
+
+# A sentence of the page, and the constant behind its number.
+@pytest.mark.parametrize(
+    ("text", "value", "expected"),
+    [
+        ("within 250 ms of its due time", channel.CATCH_UP, 250 * MILLISECOND),
+        ("250 ms + `window.timeout` + 2 ms after its end", engine.MARGIN, 2 * MILLISECOND),
+        ("unread, up to 100 ms", engine.DRAIN_EVERY, 100 * MILLISECOND),
+        ("at most 100 ms later", engine.DRAIN_EVERY, 100 * MILLISECOND),
+        ("a tick comes more than 100 ms late", engine.STALL, 100 * MILLISECOND),
+        ("more than 200 us (a step)", stamps.STEP, 200 * MICROSECOND),
+        ("Ticks (default 10 ms)", int(EngineTable().tick), 10 * MILLISECOND),
+        ("from 1,024 ns to 2^36 ns (69 s)", BOUNDS[-1], 2**36),
+        ("up to 1,024 ns", BOUNDS[0], 1_024),
+    ],
+)
+def test_its_numbers_are_the_codes(text: str, value: int, expected: int) -> None:
+    assert text in " ".join(PAGE.split())
+    assert value == expected
+
+
+def test_what_it_says_of_the_jitter_of_short_windows() -> None:
+    assert "48 % of it at 10, 80 % at 25, 99.8 % at 100" in " ".join(PAGE.split())
+    assert [f"{1 - (15 / 16) ** k:.1%}" for k in (10, 25, 100)] == ["47.6%", "80.1%", "99.8%"]
+    assert round(BOUNDS[-1] / SECOND) == 69
