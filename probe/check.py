@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from probe.clock import SystemClock
-from probe.errors import ColoprobeError, PrivilegeError, SettingsError, SocketError
+from probe.errors import ColoprobeError, PrivilegeError, ResolveError, SettingsError, SocketError
 from probe.host.clock import clock_state
 from probe.settings import (
     AgentSettings,
@@ -149,16 +149,16 @@ def _clock() -> Finding:
 
 
 def _names(agent: AgentSettings) -> Iterator[Finding]:
-    from probe.targets import resolve
+    from probe.targets import resolve_all
 
+    addresses = resolve_all(target.address for target in agent.target)
     for target in agent.target:
-        try:
-            address = resolve(target.address)
-        except ColoprobeError as problem:
+        address = addresses[target.address]
+        if isinstance(address, ResolveError):
             yield Finding(
                 f"target {target.name}",
                 "failed",
-                str(problem),
+                str(address),
                 "correct the address; the agent retries it every 30 s",
             )
         else:

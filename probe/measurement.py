@@ -18,7 +18,7 @@ from probe.engine.schedule import Schedule
 from probe.errors import PrivilegeError, ResolveError, SocketError
 from probe.settings import AgentSettings, Target
 from probe.sockets.opening import SocketOptions, open_icmp
-from probe.targets import Address, resolve
+from probe.targets import Address, resolve_all
 from probe.telemetry.lines import series_text
 
 _CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct ICMP identifiers
@@ -86,11 +86,11 @@ def build(
     """
     unmeasured: list[Unmeasured] = []
     groups: dict[tuple[int, int, bool], list[tuple[Target, Address]]] = {}
+    addresses = resolve_all(target.address for target in settings.target)
     for target in settings.target:
-        try:
-            address = resolve(target.address)
-        except ResolveError as problem:
-            unmeasured.append(Unmeasured(target, str(problem)))
+        address = addresses[target.address]
+        if isinstance(address, ResolveError):
+            unmeasured.append(Unmeasured(target, str(address)))
             continue
         groups.setdefault((address.family, target.dscp, target.size > _JUMBO), []).append((target, address))
     opened = []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.errors import ResolveError, UsageError
-from probe.targets import parse_target, resolve
+from probe.targets import Address, parse_target, resolve, resolve_all
 from tests.unit.probe.repeatable import repeatable
 
 
@@ -96,3 +98,42 @@ def test_names_that_no_resolver_would_be_asked_for(name: str) -> None:
     with pytest.raises(ResolveError) as refusal:
         resolve(name)
     assert repr(name) in str(refusal.value)
+
+
+class Names:
+    """A name server that answers only when `together` questions wait at the same time."""
+
+    def __init__(self, together: int) -> None:
+        self._barrier = threading.Barrier(together, timeout=20)
+        self._real = socket.getaddrinfo
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, *arguments: Any, **options: Any) -> Any:
+        if not host.endswith(".example"):
+            return self._real(host, *arguments, **options)
+        if options.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        self.asked.append(host)
+        self._barrier.wait()
+        if host.startswith("bad"):
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return self._real("127.0.0.9", *arguments, **options)
+
+
+def test_names_are_asked_for_side_by_side_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(together=3)
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    before = threading.active_count()
+    hosts = ["127.0.0.1", "good.example", "bad.example", "::1", "best.example", "good.example"]
+    found = resolve_all(hosts)
+    assert threading.active_count() == before
+    assert sorted(names.asked) == ["bad.example", "best.example", "good.example"]
+    assert set(found) == set(hosts)
+    assert str(found["bad.example"]) == "'bad.example' has no address: Temporary failure in name resolution"
+    texts = {host: address.text for host, address in found.items() if isinstance(address, Address)}
+    assert texts == {
+        "127.0.0.1": "127.0.0.1",
+        "::1": "::1",
+        "good.example": "127.0.0.9",
+        "best.example": "127.0.0.9",
+    }
