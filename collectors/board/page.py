@@ -32,7 +32,7 @@ class Page:
         self._feed, self._mqtt_url = feed, mqtt_url
         self._wanted = target, agent
         self._span = span if span in charts.SPANS else DEFAULT_SPAN
-        self._log = False
+        self._log = True  # one outlier must not flatten everything else
         self._worst_first, self._filter = False, ""
         self._picked: int | None = None
         self._seen: View | None = None
@@ -92,7 +92,7 @@ class Page:
                 self._title = ui.html("", sanitize=False).classes("what")
                 ui.html(markup.LEGEND, sanitize=False)
                 ui.element("div").classes("grow")
-                ui.switch("log", on_change=self._on_log).props("dense size=xs")
+                ui.switch("log", value=self._log, on_change=self._on_log).props("dense size=xs")
                 spans = ui.toggle(list(charts.SPANS), value=self._span, on_change=self._on_span)
                 spans.props("dense unelevated no-caps color=dark")
                 spans.props("toggle-color=primary toggle-text-color=dark")
