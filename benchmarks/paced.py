@@ -35,7 +35,6 @@ def main() -> None:
     settings = agent_from(
         {
             "agent": {"id": "bench"},
-            "engine": {"tick": os.environ.get("TICK", "5") + "ms"},
             "defaults": {"interval": f"{1000 / options.rate:g}ms"},
             "target": [{"name": f"t{n}", "address": str(first + n)} for n in range(options.targets)],
         },

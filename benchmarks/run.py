@@ -48,7 +48,7 @@ class Size:
 
 
 FULL = Size(probes=100_000, paced_s=15, saturated_rounds=15, paced_rounds=3, window="10s")
-QUICK = Size(probes=65_000, paced_s=3, saturated_rounds=3, paced_rounds=1, window="2s")
+QUICK = Size(probes=65_000, paced_s=5, saturated_rounds=3, paced_rounds=1, window="2s")
 
 
 @dataclass(frozen=True)
