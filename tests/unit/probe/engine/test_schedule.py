@@ -98,6 +98,15 @@ def test_the_earliest_is_what_take_gives_next() -> None:
         assert it.take(due + 1, 1)[1].tolist() == [due]
 
 
+def test_what_is_due_at_the_very_end_is_left_for_later() -> None:
+    it = schedule([MILLISECOND])
+    first = it.earliest()
+    assert it.take(first + 3 * MILLISECOND, 100)[1].tolist() == [first + n * MILLISECOND for n in range(3)]
+    assert it.earliest() == first + 3 * MILLISECOND
+    assert it.skip(first + 5 * MILLISECOND) == 2
+    assert it.earliest() == first + 5 * MILLISECOND
+
+
 def test_without_flows_nothing_is_ever_due() -> None:
     it = schedule([])
     assert len(it) == 0
