@@ -71,7 +71,7 @@ class Agent:
         self._batcher = Batcher(self._head)
         self._spool_trouble = False
         self._last_head = 0
-        self._past = {"socket_drops": 0, "foreign_packets": 0, "skipped": 0, "late_ticks": 0}
+        self._past = {"socket_drops": 0, "foreign_packets": 0, "skipped": 0, "overrun": 0, "late_ticks": 0}
 
     # -- before the event loop -------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Measurement:
                 channel.counters.foreign + channel.counters.unanswerable for channel in channels
             ),
             "skipped": sum(channel.counters.skipped for channel in channels),
+            "overrun": sum(channel.ledger.overrun for channel in channels),
             "late_ticks": self.engine.counters.late_ticks,
             "stalls": self.engine.counters.stalls,
             "clock_steps": self.engine.counters.clock_steps,

@@ -103,6 +103,7 @@ AGENT = Measurement(
             foreign_packets="packets that carried our packet type but not this run's secret, since start",
             late_ticks="engine ticks that began more than one tick late, since start",
             skipped="probes not sent because this host was stalled past their time, since start",
+            overrun="probes whose record was overwritten before their window closed, since start",
             windows_dropped="closed windows dropped because the disk did not keep up, since start",
             clock_error_ns="the kernel's estimate of the wall clock's error (adjtimex maxerror)",
         ),
