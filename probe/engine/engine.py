@@ -25,7 +25,7 @@ from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
 
 DRAIN_AFTER = 1024  # probes: more replies than this are not left unread
-DRAIN_EVERY = 100 * MILLISECOND  # ... nor for longer than this
+DRAIN_EVERY = 250 * MILLISECOND  # ... nor for longer than this
 LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls of anything are slow
 STALL = 100 * MILLISECOND  # a tick this late is worth an event
 MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
