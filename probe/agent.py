@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
-from contextlib import closing, suppress
-from importlib import import_module
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,23 +27,38 @@ from probe.errors import ColoprobeError, ResolveError, SettingsError, SpoolError
 from probe.host.clock import clock_state
 from probe.host.process import cpu_ns, give_memory_back, rss_bytes
 from probe.measurement import Measurement, build
+from probe.preparing import load_late_imports, own_state_dir
 from probe.reporting import Reporter
 from probe.service import serve
 from probe.settings import AgentSettings, digest, load_agent, read_secret
 from probe.sockets.privileges import drop_privileges
-from probe.targets import resolve
+from probe.targets import resolve_all
 from probe.telemetry.batches import Batcher
 from probe.telemetry.lines import Value, encode, series_text
-from probe.telemetry.mqtt import load_client
 from probe.telemetry.points import event_line
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
-PENDING_CUTS = 16  # closed windows that may wait for the event loop; then they are dropped and counted
+# Closed windows that may wait for the event loop: so many in any case, more only while they hold few probes
+# (where windows are short, dozens are closed at once at the end). What is beyond is dropped and counted.
+PENDING_CUTS, PENDING_PROBES = 16, 1 << 20
 RESOLVE_EVERY_S = 30.0
 GOODBYE = 5 * SECOND  # at the end, for acknowledgements of what was just spooled
+SAME_HEAD = (
+    SECOND  # a clock set back by less could give two `agent` lines one time; by more, only by a miracle
+)
+
+
+@dataclass(eq=False)
+class _Run:
+    """An engine at work, what makes lines of its windows, and its thread."""
+
+    measurement: Measurement
+    reporter: Reporter
+    thread: threading.Thread | None = None
+    ending: asyncio.Task[None] | None = None
 
 
 class Agent:
@@ -59,17 +75,18 @@ class Agent:
         self._clock = clock or SystemClock()
         self._tags = {"agent": settings.agent.id, "site": settings.agent.site}
         self._agent_series = series_text("agent", self._tags)
-        self._measurement: Measurement | None = None
-        self._reporter: Reporter | None = None
-        self._thread: threading.Thread | None = None
-        self._queue: asyncio.Queue[tuple[Reporter, Cut] | Notice] = asyncio.Queue(PENDING_CUTS)
+        self._runs: list[_Run] = []  # the last one is the current one, those before it are ending
+        self._changing = asyncio.Lock()  # one change of the settings at a time
+        # What makes lines, and how many probes it holds.
+        self._queue: asyncio.Queue[tuple[Callable[[], list[str]], int]] = asyncio.Queue()
+        self._pending_probes = 0
         self._events: list[str] = []
         self._reload = asyncio.Event()
         self._failure: BaseException | None = None
         self._stop: asyncio.Event | None = None
         self._dropped_cuts = 0
         self._batcher = Batcher(self._head)
-        self._spool_trouble = False
+        self._spool_trouble: SpoolError | None = None
         self._last_head = 0
         self._past = {"socket_drops": 0, "foreign_packets": 0, "skipped": 0, "overrun": 0, "late_ticks": 0}
 
@@ -87,15 +104,17 @@ class Agent:
             mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", self._file, "mqtt.password_file"
         )
         state = Path(settings.agent.state_dir)
-        _own(state, settings.agent.user, self._file)
-        self._measurement = self._build(settings)
+        own_state_dir(state, settings.agent.user, self._file)
+        run = self._build(settings)
+        self._runs.append(run)
         try:
-            _load()
+            load_late_imports()
             drop_privileges(settings.agent.user)
             self.spool = Spool(state / "spool.sqlite3", int(settings.spool.max_bytes))
         except BaseException:
-            self._measurement.engine.close()
+            run.measurement.engine.close()
             raise
+        self._tell_unmeasured(run.measurement)
 
     def connect(self, mqtt_url: str) -> None:
         """Send to this broker instead of the settings' one; call it before `run`."""
@@ -115,29 +134,29 @@ class Agent:
             settings_sha256=digest(settings),
         )
 
-    def _build(self, settings: AgentSettings) -> Measurement:
-        def on_cut(cut: Cut) -> None:
-            self._loop.call_soon_threadsafe(self._offer, (reporter, cut))
+    def _build(self, settings: AgentSettings) -> _Run:
+        """May run in any thread: name servers may be slow."""
 
-        measurement = build(settings, self._clock, on_cut, self._on_notice)
+        def on_cut(cut: Cut) -> None:
+            probes = len(cut.strays.late) + sum(len(part.flow) for part in cut.samples)
+            self._loop.call_soon_threadsafe(self._offer, partial(reporter.lines, cut), probes)
+
+        known = self._runs[-1].measurement.addresses if self._runs else {}
+        measurement = build(settings, self._clock, on_cut, self._on_notice, known)
+        if self._stop is not None and self._stop.is_set():
+            measurement.engine.close()  # perhaps nobody waits for it any more
+        reporter = Reporter(measurement, int(settings.window.histogram), int(settings.window.timeout))
+        return _Run(measurement, reporter)
+
+    def _tell_unmeasured(self, measurement: Measurement) -> None:
         for missing in measurement.unmeasured:
             log.warning("target %s is not measured: %s", missing.target.name, missing.reason)
             self._event("unreachable", f"not measured: {missing.reason}", {"target": missing.target.name})
-        reporter = Reporter(measurement, int(settings.window.histogram), int(settings.window.timeout))
-        self._reporter = reporter
-        return measurement
 
     # -- in the engine's thread ------------------------------------------------------------------------------
 
     def _on_notice(self, notice: Notice) -> None:
-        self._loop.call_soon_threadsafe(self._offer, notice)
-
-    def _offer(self, item: tuple[Reporter, Cut] | Notice) -> None:
-        try:
-            self._queue.put_nowait(item)
-        except asyncio.QueueFull:
-            self._dropped_cuts += 1
-            log.error("the disk does not keep up: %d closed windows dropped so far", self._dropped_cuts)
+        self._loop.call_soon_threadsafe(self._offer, partial(self._notice, notice), 1)
 
     # -- in the event loop -----------------------------------------------------------------------------------
 
@@ -149,7 +168,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._stop = stop
         self.uplink = self._make_uplink()
-        self._start_engine()
+        self._start(self._runs[-1])
         if self.spool.set_aside:
             names = ", ".join(path.name for path in self.spool.set_aside)
             self._event("agent", f"the spool was damaged and was set aside as {names}", {})
@@ -164,10 +183,11 @@ class Agent:
         ]
         stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        await self._end_engine()
-        await self._queue.join() if not tasks[1].done() else None
-        if self._reporter is not None:
-            self._spool(self._reporter.finish())
+        stop.set()  # from here on no new engine is started
+        for run in list(self._runs):
+            await self._end(run)
+        if not tasks[1].done():
+            await self._queue.join()
         failed = next((task for task in done if task is not stopping), None)
         if failed is not tasks[0] and self.uplink.state != "offline":
             # What no collector acknowledges until then stays in the spool, for the next run.
@@ -180,20 +200,21 @@ class Agent:
             raise self._failure
         if failed is not None and (problem := failed.exception()) is not None:
             raise problem
+        if self._batcher.held_bytes and self._spool_trouble is not None:
+            raise SpoolError(f"{self._batcher.held_bytes} bytes of lines are lost: {self._spool_trouble}")
 
     def close(self) -> None:
         """Give sockets and spool back, where `run` did not come to it."""
-        if self._measurement is not None:
-            self._measurement.engine.close()
+        for run in self._runs:
+            run.measurement.engine.close()
         self.spool.close()
 
     def reload(self) -> None:
         """Read the settings file again (SIGHUP)."""
         self._reload.set()
 
-    def _start_engine(self) -> None:
-        assert self._measurement is not None
-        engine = self._measurement.engine
+    def _start(self, run: _Run) -> None:
+        engine = run.measurement.engine
 
         def body() -> None:
             try:
@@ -203,36 +224,50 @@ class Agent:
                 if self._stop is not None:
                     self._loop.call_soon_threadsafe(self._stop.set)
 
-        self._thread = threading.Thread(target=body, name="engine", daemon=True)
-        self._thread.start()
+        run.thread = threading.Thread(target=body, name="engine", daemon=True)
+        run.thread.start()
 
-    async def _end_engine(self) -> None:
-        assert self._measurement is not None
-        assert self._thread is not None
-        self._measurement.engine.stop()
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.sleep(0)  # let its last windows arrive
-        for name, value in self._measurement.counters().items():
+    def _end(self, run: _Run) -> asyncio.Future[None]:
+        """Have it finish its window; the same ending for everybody who asks, and whoever gives up waiting."""
+        if run.ending is None:
+            run.ending = asyncio.create_task(self._finish(run))
+        return asyncio.shield(run.ending)
+
+    async def _finish(self, run: _Run) -> None:
+        assert run.thread is not None
+        run.measurement.engine.stop()
+        await asyncio.to_thread(run.thread.join)
+        # The thread handed over its last windows before it ended, so they stand in front of this.
+        self._queue.put_nowait((run.reporter.finish, 0))
+        for name, value in run.measurement.counters().items():
             if name in self._past:
                 self._past[name] += value
-        self._measurement.engine.close()
-        self._measurement = None
+        self._runs.remove(run)
+        run.measurement.engine.close()
+
+    def _offer(self, make: Callable[[], list[str]], probes: int) -> None:
+        if self._queue.qsize() >= PENDING_CUTS and self._pending_probes + probes > PENDING_PROBES:
+            self._dropped_cuts += 1
+            log.error("the disk does not keep up: %d closed windows dropped so far", self._dropped_cuts)
+            return
+        self._pending_probes += probes
+        self._queue.put_nowait((make, probes))
+
+    def _notice(self, notice: Notice) -> list[str]:
+        log.warning("%s", notice.text)
+        self._event(notice.kind, notice.text, {}, notice.wall_ns)
+        return []
 
     async def _consume(self) -> None:
         """Closed windows and notices to lines to batches."""
         while True:
-            item = await self._queue.get()
+            make, probes = await self._queue.get()
             try:
-                if isinstance(item, Notice):
-                    log.warning("%s", item.text)
-                    self._event(item.kind, item.text, {}, item.wall_ns)
-                    lines: list[str] = []
-                else:
-                    reporter, cut = item
-                    lines = reporter.lines(cut)
+                lines = make()
                 if self._queue.empty() or lines:
                     self._spool(lines)
             finally:
+                self._pending_probes -= probes
                 self._queue.task_done()
 
     def _spool(self, lines: list[str]) -> None:
@@ -242,11 +277,11 @@ class Agent:
             numbers = self._batcher.flush(self.spool.append)
         except SpoolError as problem:
             # What was not spooled is held, up to a limit, and tried again with the next window.
-            if not self._spool_trouble:
+            if self._spool_trouble is None:
                 log.error("cannot spool, holding at most 8 MiB in memory: %s", problem)
-            self._spool_trouble = True
+            self._spool_trouble = problem
         else:
-            self._spool_trouble = False
+            self._spool_trouble = None
             if numbers:
                 self.uplink.wake()
 
@@ -259,10 +294,11 @@ class Agent:
     def _head(self, number: int) -> str:
         """The `agent` line that batch `number` begins with."""
         clock = clock_state()
-        counters = self._measurement.counters() if self._measurement is not None else {}
-        totals = {name: past + counters.get(name, 0) for name, past in self._past.items()}
+        counters = [run.measurement.counters() for run in self._runs]
+        totals = {name: past + sum(each[name] for each in counters) for name, past in self._past.items()}
         # Two batches of one instant would be one point in the database, and a number would seem lost.
-        self._last_head = max(self._clock.wall(), self._last_head + 1)
+        now = self._clock.wall()
+        self._last_head = self._last_head + 1 if 0 <= self._last_head - now < SAME_HEAD else now
         fields: dict[str, Value] = {
             "batch": number,
             "spool": self.spool.id,
@@ -285,15 +321,12 @@ class Agent:
         """Try names again that had no address; when one has, measure it too."""
         while True:
             await asyncio.sleep(RESOLVE_EVERY_S)
-            waiting = self._measurement.unmeasured if self._measurement is not None else []
-            for missing in waiting:
-                try:
-                    await asyncio.to_thread(resolve, missing.target.address)
-                except ResolveError:
-                    continue
-                log.info("target %s has an address now", missing.target.name)
-                await self._replace(self._settings)
-                break
+            waiting = {m.target.address for m in self._runs[-1].measurement.unmeasured if m.unresolved}
+            found = await asyncio.to_thread(resolve_all, waiting) if waiting else {}
+            names = [name for name, address in found.items() if not isinstance(address, ResolveError)]
+            if names:
+                log.info("there is an address now for %s", ", ".join(sorted(names)))
+                await self._replace(None)
 
     async def _reload_loop(self) -> None:
         while True:
@@ -319,48 +352,24 @@ class Agent:
                     self._file, key, "changed, which a running agent cannot follow", "restart the agent"
                 )
 
-    async def _replace(self, settings: AgentSettings) -> None:
-        """Measure by other settings: the old engine finishes its window, the new one begins at once."""
-        old_measurement, old_reporter, old_thread = self._measurement, self._reporter, self._thread
-        assert old_measurement is not None
-        assert old_reporter is not None
-        assert old_thread is not None
-        self._measurement = await asyncio.to_thread(self._build, settings)
-        self._settings = settings
-        self._start_engine()
-        old_measurement.engine.stop()
-        await asyncio.to_thread(old_thread.join)
-        await self._queue.join()
-        for name, value in old_measurement.counters().items():
-            if name in self._past:
-                self._past[name] += value
-        old_measurement.engine.close()
-        self._spool(old_reporter.finish())
-
-
-def _load() -> None:
-    """Import what is otherwise imported late: the user that we become may not be able to read it any more."""
-    for name in ("concurrent.futures.thread", "encodings.idna"):  # for asyncio.to_thread, for getaddrinfo
-        import_module(name)
-    load_client()
-
-
-def _own(state: Path, user: str, file: str) -> None:
-    """Make the state directory for the user that we become. Raises: SettingsError (no such user)."""
-    if not user:
-        return
-    import pwd
-
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        raise SettingsError(
-            file, "agent.user", f"no user {user!r} on this host", "a user that exists, or none"
-        ) from None
-    if os.geteuid() == 0:
-        with suppress(OSError):
-            state.mkdir(parents=True, exist_ok=True)
-            os.chown(state, account.pw_uid, account.pw_gid)
+    async def _replace(self, settings: AgentSettings | None) -> None:
+        """Measure by other settings, or the same ones again: the new engine begins, the old one finishes its
+        window."""
+        async with self._changing:
+            settings = settings or self._settings
+            new = await asyncio.to_thread(self._build, settings)
+            assert self._stop is not None
+            if self._stop.is_set():
+                new.measurement.engine.close()
+                return
+            self._tell_unmeasured(new.measurement)
+            self._settings = settings
+            self.uplink.settings_sha256 = digest(settings)
+            self.uplink.wake()
+            old = self._runs[-1]
+            self._runs.append(new)
+            self._start(new)
+            await self._end(old)
 
 
 def run_agent(file: Path) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Unmeasured:
 
     target: Target
     reason: str
+    unresolved: bool = False  # its name has no address yet: to be tried again
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Measurement:
     tags: list[Mapping[str, str]]  # per flow
     series: list[str]  # per flow: measurement and tags of its `probe` line
     unmeasured: list[Unmeasured]
+    addresses: Mapping[str, Address] = field(default_factory=dict)  # of every host that is measured
 
     @property
     def flows(self) -> int:
@@ -80,19 +82,26 @@ def build(
     clock: Clock,
     on_cut: Callable[[Cut], None],
     on_notice: Callable[[Notice], None],
+    known: Mapping[str, Address] | None = None,
 ) -> Measurement:
     """Resolve every target, open the sockets that they need, and plan their probes.
 
+    `known`: addresses found earlier, for hosts that name servers have no answer for now.
     Raises: PrivilegeError where the kernel allows no probe socket at all.
     """
     unmeasured: list[Unmeasured] = []
     groups: dict[tuple[int, int, bool], list[tuple[Target, Address]]] = {}
-    addresses = resolve_all(target.address for target in settings.target)
+    found = resolve_all(target.address for target in settings.target)
+    addresses: dict[str, Address] = {}
     for target in settings.target:
-        address = addresses[target.address]
+        address = found[target.address]
         if isinstance(address, ResolveError):
-            unmeasured.append(Unmeasured(target, str(address)))
-            continue
+            earlier = known.get(target.address) if known else None
+            if earlier is None:
+                unmeasured.append(Unmeasured(target, str(address), unresolved=True))
+                continue
+            address = earlier
+        addresses[target.address] = address
         groups.setdefault((address.family, target.dscp, target.size > _JUMBO), []).append((target, address))
     opened = []
     for (family, dscp, _), members in groups.items():
@@ -147,4 +156,4 @@ def build(
         on_notice=on_notice,
     )
     tags = [tags_of(settings, target) for target in measured]
-    return Measurement(engine, list(tags), [series_text("probe", t) for t in tags], unmeasured)
+    return Measurement(engine, list(tags), [series_text("probe", t) for t in tags], unmeasured, addresses)
