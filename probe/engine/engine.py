@@ -93,6 +93,8 @@ class Engine:
         self.to_mono = WallToMono(clock)
         self._last_drain = clock.mono()
         self._drain_after = min([DRAIN_AFTER, *(channel.socket.patience for channel in channels)])
+        # Probes of all channels since the last drain: a raw socket gets the replies to every one of them.
+        self._unread = 0
         self._wake_limit = FAR  # later than this a turn is late
         self._housekeeping = 0
         self._newest = 0  # start of the newest window ever opened, wall ns
@@ -167,8 +169,9 @@ class Engine:
             self._drain()  # the sooner a step is seen, the fewer stamps may be from either side of it
         wake = self._housekeeping
         for channel in self.channels:
-            while channel.due <= now and channel.send(now, self._drain_after):
-                if channel.unread >= self._drain_after:
+            while channel.due <= now and (taken := channel.send(now, self._drain_after)):
+                self._unread += taken
+                if self._unread >= self._drain_after:
                     self._drain()
             if channel.due < wake:
                 wake = channel.due
@@ -207,6 +210,7 @@ class Engine:
             self._on_notice(Notice("host", text, self.to_mono.wall(now)))
 
     def _drain(self) -> None:
+        self._unread = 0
         self.to_mono.refresh()
         for channel in self.channels:
             channel.drain(self._clock, self.to_mono)

@@ -1,0 +1,62 @@
+"""Several sockets of one engine: a raw one is given the replies to all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from probe.clock import MILLISECOND, SECOND, ManualClock
+from probe.engine.channel import Channel, Flow
+from probe.engine.engine import Engine
+from probe.engine.schedule import Schedule
+from probe.sockets.memory import MemorySocket, lossless
+from probe.sockets.packet_socket import Replies
+
+CHANNELS, PATIENCE = 8, 64
+
+
+class Watched(MemorySocket):
+    """Writes down how many probes had left, from all sockets together, when it was emptied."""
+
+    def receive(self) -> Replies | None:
+        emptied.append(sum(len(socket.sent) for socket in sockets))
+        return super().receive()
+
+
+sockets: list[Watched] = []
+emptied: list[int] = []
+
+
+def test_buffers_are_emptied_before_the_replies_to_all_channels_fill_them() -> None:
+    clock = ManualClock()
+    channels = []
+    for n in range(CHANNELS):
+        socket = Watched(clock, lossless(MILLISECOND), patience=PATIENCE)
+        sockets.append(socket)
+        schedule = Schedule([10 * MILLISECOND], [False], np.random.default_rng(n))
+        token = bytes([n + 1] * 8)
+        channels.append(
+            Channel(
+                socket,
+                [Flow(n, bytes(28), 64)],
+                schedule,
+                capacity=4096,
+                all_flows=CHANNELS,
+                token=token,
+                base_id=n,
+            )
+        )
+    engine = Engine(
+        channels,
+        clock,
+        window=SECOND,
+        timeout=SECOND,
+        tick=MILLISECOND,
+        flows=CHANNELS,
+        on_cut=lambda _cut: None,
+    )
+    end = clock.mono_ns + 2 * SECOND
+    while clock.mono_ns < end:
+        clock.advance(max(1, engine.turn() - clock.mono_ns))
+    unread = np.diff([0, *emptied])
+    assert sum(len(socket.sent) for socket in sockets) > 10 * PATIENCE
+    assert PATIENCE / 2 < unread.max() <= PATIENCE + CHANNELS
