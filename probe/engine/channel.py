@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.clock import MILLISECOND, SECOND, Clock
-from probe.engine.ledger import Ledger
+from probe.engine.ledger import Indices, Ledger
 from probe.engine.samples import REFUSED, SENT, SKIPPED, Samples
 from probe.engine.schedule import Saturated, Schedule
 from probe.engine.stamps import WallToMono
@@ -27,10 +27,12 @@ from probe.packets import icmp
 from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
 
 HORIZON = SECOND  # how far ahead a plan reaches
-SEND_BLOCK = 128  # probes in one send call; after a whole one the queues are worth emptying
+SEND_BLOCK = 256  # probes in one send call; after a whole one the queues are worth emptying
 # Later than this a probe is skipped: a stalled host must not burst when it wakes.
 CATCH_UP = 250 * MILLISECOND
 FAR = 1 << 62  # a time that never comes
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -196,27 +198,34 @@ class Channel:
                 break
 
     def _match(self, replies: Replies, now: int, to_mono: WallToMono) -> None:
-        data = replies.data
         stamps = to_mono(replies.stamp)
-        if self._header and not (data[:, 0] == 0x45).all():
-            data = _without_options(data)
-        echo = icmp.echo_view(data, self._header)
-        good = (
-            (echo["type"] == self._reply)
-            & (echo["token"] == self._token)
-            & (replies.length >= self._header + icmp.HEADER)
-        )
+        echo = icmp.echo_view(replies.data, self._header)
+        # Nothing but a reply has the secret there: requests are filtered, errors quote it further back.
+        good = echo["token"] == self._token
+        good &= replies.length >= self._header + icmp.HEADER
         numbers = echo["number"].astype(np.int64)
         if not good.all():
-            strange = ~good
-            if len(self._siblings):
-                strange &= (echo["type"] != self._reply) | ~np.isin(echo["token"], self._siblings)
-            for i in np.flatnonzero(strange):
-                self._unexpected(replies, int(i))
+            self._match_others(replies, ~good, now, to_mono)
             numbers, stamps = numbers[good], stamps[good]
         known = self.ledger.answered(numbers, stamps, now)
         if not known.all():
             self.counters.foreign += int((~known).sum())
+
+    def _match_others(self, replies: Replies, others: Mask, now: int, to_mono: WallToMono) -> None:
+        """What has no secret where it usually is: IP options, ICMP errors, other programs' packets."""
+        if self._header:
+            optioned = others & (replies.data[:, 0] != 0x45)
+            if optioned.any():
+                rows = np.flatnonzero(optioned)
+                data, shift = _without_options(replies.data[rows])
+                length = np.maximum(replies.length[rows].astype(np.int64) - shift, 0)
+                self._match(Replies(data, length, replies.stamp[rows], replies.sources[rows]), now, to_mono)
+                others &= ~optioned
+        if len(self._siblings):
+            echo = icmp.echo_view(replies.data, self._header)
+            others &= (echo["type"] != self._reply) | ~np.isin(echo["token"], self._siblings)
+        for i in np.flatnonzero(others):
+            self._unexpected(replies, int(i))
 
     def _unexpected(self, replies: Replies, i: int) -> None:
         """A packet that is no reply of this run: an ICMP error that quotes a probe, or somebody else's."""
@@ -259,11 +268,12 @@ class Channel:
         return self.ledger.cut(until)
 
 
-def _without_options(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same packets with their IPv4 options cut out, so that ICMP starts at byte 20 everywhere."""
-    out = data.copy()
-    for i in np.flatnonzero(data[:, 0] != 0x45):
-        header = min((int(data[i, 0]) & 0xF) * 4, data.shape[1] - 24)
+def _without_options(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Indices]:
+    """The same packets without IPv4 options, so that ICMP starts at byte 20, and how much was cut."""
+    out = np.zeros_like(data)
+    headers = np.clip((data[:, 0] & 0xF).astype(np.int64) * 4, 20, data.shape[1] - 24)
+    for i, header in enumerate(headers.tolist()):
+        out[i, :20] = data[i, :20]
         out[i, 20 : data.shape[1] - header + 20] = data[i, header:]
-        out[i, data.shape[1] - header + 20 :] = 0
-    return out
+    out[:, 0] = 0x45
+    return out, headers - 20

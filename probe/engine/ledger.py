@@ -112,6 +112,13 @@ class Ledger:
 
     def stamped(self, ids: NDArray[np.uint32], stamps: NDArray[np.int64]) -> None:
         """TX stamps, by the low 32 bits of the probe's number."""
+        count = len(ids)
+        furthest = (self.head - 1 - int(ids[0])) & 0xFFFFFFFF if count else 0
+        if count - 1 <= furthest < self.size - (self.planned - self.head) and (ids[1:] - ids[:-1] == 1).all():
+            # One after the other, as a single interface sends them.
+            for run, part in self._runs(self.head - 1 - furthest, count):
+                self.tx[run] = stamps[part]
+            return
         back = (self.head - 1 - ids.astype(np.int64)) & 0xFFFFFFFF
         # Rows of planned probes are theirs already, though they have not left.
         known = back < self.size - (self.planned - self.head)
@@ -124,6 +131,8 @@ class Ledger:
 
         Returns which of them belong to a probe that this ledger sent.
         """
+        if self._answered_in_order(numbers, stamps):
+            return np.ones(len(numbers), np.bool_)
         known = (numbers < self.head) & (numbers >= max(0, self.planned - self.size))
         all_known = bool(known.all())
         if not all_known:
@@ -149,6 +158,20 @@ class Ledger:
         if gone.any():
             np.add.at(self.late, self.flow[rows[gone]], 1)
         return known
+
+    def _answered_in_order(self, numbers: Indices, stamps: NDArray[np.int64]) -> bool:
+        """`answered` where nothing is special: consecutive probes of open windows, stamped, once."""
+        count = len(numbers)
+        if not count or not max(self.floor, self.planned - self.size) <= numbers[0] <= self.head - count:
+            return False
+        if not (numbers[1:] - numbers[:-1] == 1).all() or not stamps.all():
+            return False
+        runs = self._runs(int(numbers[0]), count)
+        if any(self.rx[run].any() for run, _ in runs):
+            return False
+        for run, part in runs:
+            self.rx[run] = stamps[part]
+        return True
 
     def failed(self, number: int, local: bool) -> None:
         """An ICMP error quoted this probe; `local`: this host made it."""

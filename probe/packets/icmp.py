@@ -30,7 +30,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.packets.checksum import fold, word_sums
+from probe.packets.checksum import fold_small, word_sums
 
 ECHO_REPLY, ECHO_REQUEST = 0, 8
 UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM = 3, 11, 12
@@ -127,7 +127,7 @@ class EchoWriter:
                 sums += self._fixed + _words(int(high[0]))
             else:
                 sums += self._fixed + (high & 0xFFFF) + ((high >> 16) & 0xFFFF) + (high >> 32)
-            view["checksum"] = fold(sums)
+            view["checksum"] = fold_small(sums)
 
 
 def _words(value: int) -> int:

@@ -47,7 +47,7 @@ class Replies:
     none)."""
 
     data: NDArray[np.uint8]
-    length: NDArray[np.uint32]
+    length: NDArray[np.integer]
     stamp: NDArray[np.int64]
     sources: NDArray[np.uint8]  # sockaddr bytes, (n, 28)
 
@@ -162,6 +162,7 @@ class PacketSocket:
 
     def set_destinations(self, addresses: list[bytes]) -> None:
         self._names = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, abi.SOCKADDR).copy()
+        self._tx["name"] = self._names.ctypes.data
 
     def prepare(
         self,
@@ -170,7 +171,8 @@ class PacketSocket:
         sizes: NDArray[np.int64] | int,
         ids: NDArray[np.uint32],
     ) -> None:
-        self._tx["name"][where] = self._names.ctypes.data + destinations * abi.SOCKADDR
+        if len(self._names) > 1:
+            self._tx["name"][where] = self._names.ctypes.data + destinations * abi.SOCKADDR
         if not isinstance(sizes, int):
             self._size = 0
             self._iov["len"][where] = sizes
@@ -230,6 +232,7 @@ class PacketSocket:
         )
         if not plain.all():
             stamp[~plain] = 0
+            self._rx.odd = True
         return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, self._rx.names[:count])
 
     def stamps(self) -> Stamps | None:
@@ -245,6 +248,7 @@ class PacketSocket:
         if stamped.all():
             ids, stamp = control["id"], control["sec"] * 1_000_000_000 + control["nsec"]
         else:
+            self._err.odd = True
             seen = (self._error(int(i)) for i in np.flatnonzero(~stamped))
             errors = tuple(error for error in seen if error is not None)
             kept = control[stamped]
@@ -316,7 +320,7 @@ class _ReceiveBlock:
         self._control_space = control.itemsize
         self._name_space = abi.SOCKADDR if names else 0
         self._held = 0  # messages that wait here to be looked at
-        self._used = BLOCK  # headers that the kernel wrote to
+        self.odd = True  # the last messages changed lengths that the kernel reads as the space it may use
         self._at = self.headers.ctypes.data
 
     def fill(self, fd: int, flags: int) -> None:
@@ -324,18 +328,17 @@ class _ReceiveBlock:
 
         Raises: SocketError on a defect.
         """
-        if not self._held and self._used:
-            # The kernel wrote the lengths of what it delivered: offer the whole space again.
-            self.headers["controllen"][: self._used] = self._control_space
-            if self._name_space:
-                self.headers["namelen"][: self._used] = self._name_space
-            self._used = 0
+        if self.odd and not self._held:
+            # What is like all others leaves the lengths as they were; only after others they are set anew.
+            self.headers["controllen"] = self._control_space
+            self.headers["namelen"] = self._name_space
+            self.odd = False
         for _ in range(8):
             if self._held == BLOCK:
                 return
             count = abi.recvmmsg(fd, self._at + self._held * _HEADER, BLOCK - self._held, flags)
             if count >= 0:
-                self._held = self._used = self._held + count
+                self._held += count
                 return
             if count == -errno.EAGAIN:
                 return
