@@ -257,7 +257,8 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
         for name in ("name", "address", "venue", "line"):
             if _CONTROL.search(getattr(target, name)):
                 raise SettingsError(file, f"target[{i}].{name}", "has a control character", "printable text")
-        _check_ranges(target, _TARGET_RANGES, file, f"target[{i}].")
+        inherited = settings.defaults.interval == target.interval
+        _check_ranges(target, _TARGET_RANGES, file, "defaults." if inherited else f"target[{i}].")
     rate = sum(1e9 / t.interval * t.flows for t in settings.target)
     if rate > MAX_RATE:
         raise SettingsError(
@@ -289,6 +290,9 @@ def _check_url(file: str, key: str, url: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port
+        (parts.hostname or "").encode("idna")  # as the resolver's library does, which fails in its own way
+    except UnicodeError:
+        raise SettingsError(file, key, f"{url!r} names no possible host", allowed) from None
     except ValueError as problem:
         raise SettingsError(file, key, f"{url!r} is not a URL: {problem}", allowed) from None
     if parts.password or parts.username:

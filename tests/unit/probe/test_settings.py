@@ -160,6 +160,10 @@ AGENT_ERRORS = [
         "target[0].address: has a control character (allowed: printable text)",
     ),
     (GOOD + 'interval = "999us"\n', "target[0].interval: 999us is out of range (allowed: 1ms to 1h)"),
+    (
+        GOOD + '[defaults]\ninterval = "2h"\n',
+        "defaults.interval: 2h is out of range (allowed: 1ms to 1h)",
+    ),
     (GOOD + "interval = 100\n", f"target[0].interval: 100 is not text with a unit (allowed: {DURATIONS})"),
     (GOOD + "size = 23\n", "target[0].size: 23 is not allowed (allowed: 24 to 8972)"),
     (GOOD + 'size = "64"\n', "target[0].size: '64' is not allowed (allowed: 24 to 8972)"),
@@ -181,6 +185,10 @@ AGENT_ERRORS = [
         "target: all targets together ask for 201,000 probes/s (allowed: at most 200,000)",
     ),
     (GOOD + '[mqtt]\nurl = "http://b"\n', f"mqtt.url: 'http://b' is not usable (allowed: {MQTT_URLS})"),
+    (
+        GOOD + '[mqtt]\nurl = "mqtt://a..b:1"\n',
+        f"mqtt.url: 'mqtt://a..b:1' names no possible host (allowed: {MQTT_URLS})",
+    ),
     (GOOD + '[mqtt]\nurl = "mqtt://b\\n"\n', f"mqtt.url: 'mqtt://b\\n' is not usable (allowed: {MQTT_URLS})"),
     (
         GOOD + '[mqtt]\nurl = "mqtt://b:99999"\n',
