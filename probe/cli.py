@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from probe import __version__
-from probe.errors import ColoprobeError, UsageError
+from probe.errors import ColoprobeError
 from probe.units import Duration
 
 Handler = Callable[[argparse.Namespace], int]
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _state(up)
     up.add_argument(
         "--interval",
-        type=_duration,
+        type=_interval,
         default=Duration.parse("100ms"),
         help="between two probes of a target (100ms)",
     )
@@ -206,19 +206,19 @@ def _state(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _duration(text: str) -> Duration:
+def _duration(text: str, low: str = "1ns", high: str = "36500d") -> Duration:
     try:
         value = Duration.parse(text)
     except ValueError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not longer than 0")
+    if not Duration.parse(low) <= value <= Duration.parse(high):
+        raise argparse.ArgumentTypeError(f"{text!r} is out of range (allowed: {low} to {high})")
     return value
 
 
 def _interval(text: str) -> Duration:
-    """As ping(8): a bare number is seconds."""
-    return _duration(text if text[-1:].isalpha() else f"{text}s")
+    """Between two probes. As ping(8): a bare number is seconds."""
+    return _duration(text if text[-1:].isalpha() else f"{text}s", "1ms", "1h")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -271,11 +271,8 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 def _ping(arguments: argparse.Namespace) -> int:
     from probe.ping import PingOptions, ping
-    from probe.settings import MIN_INTERVAL
     from probe.targets import parse_target
 
-    if arguments.interval < MIN_INTERVAL:
-        raise UsageError(f"-i {arguments.interval} is too short (allowed: {MIN_INTERVAL} or longer)")
     return ping(
         PingOptions(
             parse_target(arguments.target),
