@@ -97,6 +97,11 @@ class Channel:
         self._request = icmp.ECHO_REQUEST if v4 else icmp.ECHO6_REQUEST
         self._reply = icmp.ECHO_REPLY if v4 else icmp.ECHO6_REPLY
         self._header = 20 if v4 and probe_socket.raw else 0
+        errors = icmp.ERRORS6 if not v4 else icmp.ERRORS4 if probe_socket.raw else ()
+        self._errors = np.array(errors, np.uint8)  # ICMP types that come as packets
+        # Blocks that the receive buffer can hold (see `patience`): no packet takes less than 512 bytes of it.
+        size = max((flow.size for flow in flows), default=0)
+        self._most_blocks = probe_socket.patience * (8192 + 4 * size) // 512 // BLOCK + 2
         self._token = int(np.frombuffer(token, "u8")[0])
         self._token_bytes = token
         self._siblings = np.zeros(0, np.uint64)
@@ -184,7 +189,11 @@ class Channel:
         self.unread = 0
         self.ledger.settle()
         # Replies first: a probe is stamped before it is answered, so its stamp is there when its reply is.
-        while (replies := self.socket.receive()) is not None:
+        # No more than was there: whoever floods us must not keep us from sending.
+        for _ in range(self._most_blocks):
+            replies = self.socket.receive()
+            if replies is None:
+                break
             self._match(replies, clock.mono(), to_mono)
             if len(replies.data) < BLOCK:
                 break
@@ -221,14 +230,16 @@ class Channel:
                 length = np.maximum(replies.length[rows].astype(np.int64) - shift, 0)
                 self._match(Replies(data, length, replies.stamp[rows], replies.sources[rows]), now, to_mono)
                 others &= ~optioned
+        echo = icmp.echo_view(replies.data, self._header)
         if len(self._siblings):
-            echo = icmp.echo_view(replies.data, self._header)
             others &= (echo["type"] != self._reply) | ~np.isin(echo["token"], self._siblings)
-        for i in np.flatnonzero(others):
+        errors = others & np.isin(echo["type"], self._errors)
+        self.counters.foreign += int(others.sum()) - int(errors.sum())
+        for i in np.flatnonzero(errors):
             self._unexpected(replies, int(i))
 
     def _unexpected(self, replies: Replies, i: int) -> None:
-        """A packet that is no reply of this run: an ICMP error that quotes a probe, or somebody else's."""
+        """A packet that looks like an ICMP error: it quotes a probe, or is somebody else's."""
         packet = replies.data[i, : min(int(replies.length[i]), replies.data.shape[1])].tobytes()
         if self.socket.family == socket.AF_INET and self.socket.raw:
             at = (packet[0] & 0xF) * 4 if packet else 0
@@ -253,7 +264,8 @@ class Channel:
             return
         if error.token is not None and np.frombuffer(error.token, "u8")[0] in self._siblings:
             return
-        number = self.ledger.find(error.sequence)
+        # Where a secret is quoted, it is somebody else's by now, however well the rest fits.
+        number = self.ledger.find(error.sequence) if error.token is None else -1
         if number >= 0:
             flow = int(self.ledger.flow[self.ledger.row(number)])
             position = (error.id - self._base_id) & 0xFFFF
