@@ -198,14 +198,16 @@ class Ledger:
         rows = self.row(np.arange(self.floor, self.head))
         due = self.due[rows]
         inside = int(np.searchsorted(due, until, side="left"))
-        flow, tx = self.flow[rows], self.tx[rows]
+        flow, tx, rx = self.flow[rows], self.tx[rows], self.rx[rows]
+        # A route may come to lead through a driver that takes no stamps: then none is no sign any more.
+        self._stamping[flow[(tx == 0) & (rx != 0)]] = False
         self._stamping[flow[tx != 0]] = True
         samples = Samples(
             flow,
             due,
             self.sent[rows],
             tx,
-            self.rx[rows],
+            rx,
             self.state[rows],
             self.unstamped[rows],
             self.duplicates[rows],

@@ -33,7 +33,7 @@ class Samples:
     unstamped: NDArray[np.bool_]  # the first reply came without a kernel stamp; `rx` is our clock
     duplicates: NDArray[np.uint8]  # replies after the first, at most 255 a probe
     inside: int
-    stamping: NDArray[np.bool_]  # shape (flows,): the kernel has stamped probes of this flow before
+    stamping: NDArray[np.bool_]  # shape (flows,): the kernel stamps this flow, as far as was seen last
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,16 @@ def test_a_stuck_probe_without_a_stamp_is_an_error_of_this_host() -> None:
     assert driver.totals()["lost"] == 0
 
 
+def test_where_stamps_end_with_a_change_of_route_loss_is_loss_again() -> None:
+    """From one line over to another, whose driver takes no stamps, and which then loses everything."""
+    driver = Driver(lambda n, _p: Fate((MILLISECOND,) if n < 300 else (), stamped=n < 100))
+    driver.run(5 * SECOND)
+    driver.finish()
+    totals = driver.totals()
+    assert totals["received"] == 300
+    assert (totals["lost"], totals["errors"]) == (len(driver.socket.sent) - 300, 0)
+
+
 def test_without_kernel_stamps_our_clock_stands_in_and_is_named() -> None:
     driver = Driver(lambda _n, _p: Fate((MILLISECOND,), stamped=False))
     driver.run(SECOND)

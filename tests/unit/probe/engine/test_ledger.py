@@ -280,6 +280,7 @@ class Model:
         rows = [self.rows[number] for number in range(self.floor, self.head)]
         inside = sum(row.due < until for row in rows)
         self.floor += inside
+        self.stamping -= {row.flow for row in rows if row.rx and not row.tx}
         self.stamping |= {row.flow for row in rows if row.tx}
         return inside, rows
 
