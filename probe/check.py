@@ -168,15 +168,16 @@ def _names(agent: AgentSettings) -> Iterator[Finding]:
 def _writable(key: str, directory: str) -> Finding:
     path = Path(directory)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        trial = path / f".check-{secrets.token_hex(4)}"
+        # Not made here: it would belong to whoever runs the check, and not to the service's user.
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        trial = there / f".check-{secrets.token_hex(4)}"
         trial.write_bytes(b"")
         trial.unlink()
     except OSError as problem:
         return Finding(
             key, "failed", f"{directory}: {problem.strerror}", "a directory that this user can write"
         )
-    return Finding(key, "ok", f"{directory} can be written")
+    return Finding(key, "ok", f"{directory} can be {'written' if there == path else 'made'}")
 
 
 def _broker(mqtt: MqttTable, identity: str, file: str) -> Finding:

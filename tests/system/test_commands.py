@@ -188,6 +188,9 @@ def test_check_says_yes_where_everything_works(
     for part in ("settings", "sockets IPv4", "sockets IPv6", "target one", "agent.state_dir", "broker"):
         assert agent[part]["state"] == "ok", agent
     assert {"clock", "timestamping lo"} <= set(agent)
+    # Made by root here, they would not be the service's.
+    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "fan-in").exists()
 
 
 def test_check_tells_what_is_down(tmp_path: Path) -> None:
