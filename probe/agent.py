@@ -306,6 +306,7 @@ class Agent:
             "spool_bytes": self.spool.bytes,
             "spool_dropped": self.spool.dropped,
             "windows_dropped": self._dropped_cuts,
+            "lines_dropped": self._batcher.dropped + self._batcher.oversized,
             "cpu_ns": cpu_ns(),
             "rss_bytes": rss_bytes(),
             **totals,

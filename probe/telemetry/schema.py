@@ -105,6 +105,7 @@ AGENT = Measurement(
             skipped="probes not sent because this host was stalled past their time, since start",
             overrun="probes whose record was overwritten before their window closed, since start",
             windows_dropped="closed windows dropped because the disk did not keep up, since start",
+            lines_dropped="lines dropped because the spool could not be written for too long, since start",
             clock_error_ns="the kernel's estimate of the wall clock's error (adjtimex maxerror)",
         ),
         Field("spool", "str", "random id of the spool file that counts `batch`"),
