@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import pytest
 
 from docs.generate import PAGE, render
 from probe.telemetry.schema import MEASUREMENTS
@@ -55,3 +58,14 @@ def test_the_log_lines_on_the_operators_page_are_those_that_are_written() -> Non
     for line in lines:
         for words in filter(None, (piece.strip(" :;") for piece in line.split("…"))):
             assert words in source, line
+
+
+ROOT = PAGE.parents[1]
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        if not re.match(r"[a-z]+:", link):
+            assert (page.parent / link).exists(), link
