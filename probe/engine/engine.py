@@ -259,6 +259,10 @@ class Engine:
         return bool(((ledger.rx[rows] == 0) & (ledger.state[rows] == 1)).any())
 
     def close(self) -> None:
-        """Close every socket."""
+        """Close every socket and let go of the channels.
+
+        They are megabytes, and we stand in a circle with whoever takes our windows, collected who knows when.
+        """
         for channel in self.channels:
             channel.socket.close()
+        self.channels.clear()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pwd
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -180,6 +182,23 @@ def test_counters_only_grow_while_settings_change(tmp_path: Path) -> None:
     late = [int(head.fields["late_ticks"]) for head in heads(tmp_path)]
     assert late == sorted(late)
     assert late[-1] >= 300
+
+
+def test_an_engine_that_has_ended_holds_no_memory(tmp_path: Path) -> None:
+    """Its buffers are megabytes, and the garbage collector may not come for hours."""
+    one = settings(tmp_path, "127.0.0.1")
+
+    async def work() -> None:
+        gc.disable()
+        try:
+            ledger = weakref.ref(agent._runs[-1].measurement.engine.channels[0].ledger)
+            await agent._replace(one)
+            await until(lambda: ledger() is None, "its ledger is gone")
+        finally:
+            gc.enable()
+
+    agent = Agent(one, "agent.toml")
+    drive(agent, work)
 
 
 def test_the_status_says_which_settings_are_in_force(tmp_path: Path) -> None:
