@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from collectors.board.feed import Feed
 from collectors.listen import Listener, listen
 from collectors.sinks.embedded import EmbeddedSink
 from collectors.sinks.store import path_in
-from probe.errors import MissingPartError
+from probe.errors import ColoprobeError, MissingPartError, SinkError
 from probe.settings import CollectorSettings, CollectorTable, MqttTable
 from probe.telemetry import topics
 
@@ -42,12 +42,17 @@ class Station:
 
 @asynccontextmanager
 async def station(
-    *, board: str = BOARD, broker: str = BROKER, state_dir: str | Path
+    *,
+    board: str = BOARD,
+    broker: str = BROKER,
+    state_dir: str | Path,
+    on_failure: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Station]:
     """Run until the block is left; then the collector first finishes what it holds.
 
     board, broker: 'HOST:PORT' to listen at; 0.0.0.0 opens to other hosts. Where BROKER itself is in use,
-    a free port is taken and logged; any other port in use is an error.
+    a free port is taken and logged; any other port in use is an error. Where a part ends by itself,
+    `on_failure` is called, for the caller to leave the block; leaving then raises what went wrong.
     Raises: UsageError (an address cannot be had), SinkRefused (the store), MissingPartError, SettingsError.
     """
     try:
@@ -67,7 +72,7 @@ async def station(
         stack.callback(feed.close)
         mqtt = await stack.enter_async_context(mqtt_broker(broker_at.socket))
         await stack.enter_async_context(serve(feed, board_at.socket, broker_at.url("mqtt")))
-        await stack.enter_async_context(_collecting(broker_at, folder, sink))
+        await stack.enter_async_context(_collecting(broker_at, folder, sink, on_failure))
         # What an agent sends before would be missed, and come again only after its time-out.
         if not await mqtt.subscribed(topics.ALL_LINES, _SUBSCRIBED_S):
             log.warning("the collector is slow to subscribe; the first numbers may be late")
@@ -75,7 +80,9 @@ async def station(
 
 
 @asynccontextmanager
-async def _collecting(broker_at: Listener, folder: Path, sink: EmbeddedSink) -> AsyncIterator[None]:
+async def _collecting(
+    broker_at: Listener, folder: Path, sink: EmbeddedSink, on_failure: Callable[[], None]
+) -> AsyncIterator[None]:
     settings = CollectorSettings(
         collector=CollectorTable(id=_COLLECTOR, state_dir=str(folder)),
         mqtt=MqttTable(url=broker_at.url("mqtt", from_here=True), share_group=""),
@@ -84,19 +91,23 @@ async def _collecting(broker_at: Listener, folder: Path, sink: EmbeddedSink) -> 
     running = asyncio.create_task(
         collector.run(settings, "the embedded collector", sink=sink, stop=stop), name="collector"
     )
-    running.add_done_callback(lambda task: _tell(task, stop))
+
+    def ended(_: asyncio.Task[None]) -> None:
+        if not stop.is_set():
+            on_failure()
+
+    running.add_done_callback(ended)
     try:
         yield
     finally:
         stop.set()
         await asyncio.wait({running})
-    running.result()  # what went wrong with it is what went wrong here
-
-
-def _tell(task: asyncio.Task[None], stop: asyncio.Event) -> None:
-    """Say at once that nothing is stored any more; agents keep what is not acknowledged."""
-    if not stop.is_set() and not task.cancelled():
-        log.error("the collector ended: %s", task.exception())
+    if (problem := running.exception()) is not None:
+        if isinstance(problem, ColoprobeError):
+            raise problem
+        # A defect: its traceback is for the log's reader, the message for everybody.
+        log.debug("the collector's traceback", exc_info=problem)
+        raise SinkError(f"the collector ended and nothing was stored any more: {problem!r}") from None
 
 
 def _listen(stack: AsyncExitStack, address: str, option: str, *, fall_back: bool = False) -> Listener:

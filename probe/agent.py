@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -84,6 +85,7 @@ class Agent:
         self._reload = asyncio.Event()
         self._failure: BaseException | None = None
         self._stop: asyncio.Event | None = None
+        self._counting = threading.Lock()  # a run's counters move into the past at once
         self._dropped_cuts = 0
         self._batcher = Batcher(self._head)
         self._spool_trouble: SpoolError | None = None
@@ -239,11 +241,12 @@ class Agent:
         await asyncio.to_thread(run.thread.join)
         # The thread handed over its last windows before it ended, so they stand in front of this.
         self._queue.put_nowait((run.reporter.finish, 0))
-        for name, value in run.measurement.counters().items():
-            if name in self._past:
-                self._past[name] += value
-        self._runs.remove(run)
-        run.measurement.engine.close()
+        with self._counting:
+            for name, value in run.measurement.counters().items():
+                if name in self._past:
+                    self._past[name] += value
+            self._runs.remove(run)
+            run.measurement.engine.close()
 
     def _offer(self, make: Callable[[], list[str]], probes: int) -> None:
         if self._queue.qsize() >= PENDING_CUTS and self._pending_probes + probes > PENDING_PROBES:
@@ -263,16 +266,16 @@ class Agent:
         while True:
             make, probes = await self._queue.get()
             try:
-                lines = make()
-                if self._queue.empty() or lines:
-                    self._spool(lines)
+                # In a thread, one at a time: neither statistics nor a slow disk keep MQTT from its pings.
+                lines = await asyncio.to_thread(make)
+                events, self._events = self._events, []
+                await asyncio.to_thread(self._spool, events + lines)
             finally:
                 self._pending_probes -= probes
                 self._queue.task_done()
 
     def _spool(self, lines: list[str]) -> None:
-        self._batcher.add(self._events + lines)
-        self._events = []
+        self._batcher.add(lines)
         try:
             numbers = self._batcher.flush(self.spool.append)
         except SpoolError as problem:
@@ -294,8 +297,9 @@ class Agent:
     def _head(self, number: int) -> str:
         """The `agent` line that batch `number` begins with."""
         clock = clock_state()
-        counters = [run.measurement.counters() for run in self._runs]
-        totals = {name: past + sum(each[name] for each in counters) for name, past in self._past.items()}
+        with self._counting:
+            counters = [run.measurement.counters() for run in self._runs]
+            totals = {name: past + sum(each[name] for each in counters) for name, past in self._past.items()}
         # Two batches of one instant would be one point in the database, and a number would seem lost.
         now = self._clock.wall()
         self._last_head = self._last_head + 1 if 0 <= self._last_head - now < SAME_HEAD else now
@@ -343,7 +347,7 @@ class Agent:
             else:
                 log.info("settings reloaded: %d targets", len(settings.target))
                 self._event("agent", "settings reloaded", {})
-            self._spool([])
+            self._queue.put_nowait((list, 0))  # nothing but the event
 
     def _same_process(self, new: AgentSettings) -> None:
         old = self._settings
@@ -377,6 +381,7 @@ def run_agent(file: Path) -> int:
     """`coloprobe agent -c FILE`. Returns the exit status. Raises: ColoprobeError, before anything is
     measured."""
     give_memory_back()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     settings = load_agent(file)
     agent = Agent(settings, str(file))
     agent.prepare()

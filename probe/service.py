@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 
 
 def serve(main: Callable[[asyncio.Event], Awaitable[None]], reload: Callable[[], None] | None = None) -> int:
-    """Run `main(stop)` until it returns; `stop` is set by a signal, `reload` is called on SIGHUP. Returns
-    0."""
+    """Run `main(stop)` until it returns. Returns 0.
+
+    `stop` is set by SIGTERM and SIGINT. SIGHUP calls `reload`; where there is none it sets `stop` too.
+    """
 
     async def body() -> None:
         stop = asyncio.Event()
@@ -24,8 +26,7 @@ def serve(main: Callable[[asyncio.Event], Awaitable[None]], reload: Callable[[],
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ask)
-        if reload is not None:
-            loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, reload or ask)
         await main(stop)
 
     asyncio.run(body())

@@ -149,6 +149,7 @@ Settings = TypeVar("Settings", AgentSettings, CollectorSettings)
 
 MIN_INTERVAL = Duration.parse("1ms")
 MAX_RATE = 200_000  # probes a second of one agent: beyond what one engine sends
+MAX_REMEMBERED = 10_000_000  # probes in memory, of 43 bytes each
 
 # Between which values a quantity makes sense; the upper ends also keep every sum of them within 64 bits.
 _AGENT_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] = {
@@ -263,6 +264,20 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
     if rate > MAX_RATE:
         raise SettingsError(
             file, "target", f"all targets together ask for {rate:,.0f} probes/s", f"at most {MAX_RATE:,}"
+        )
+    _check_memory(settings, rate, file)
+
+
+def _check_memory(settings: AgentSettings, rate: float, file: str) -> None:
+    """An engine remembers every probe until its window is closed."""
+    window = settings.window
+    span = (int(window.length) + 2 * int(window.timeout)) / 1e9
+    if rate * span > MAX_REMEMBERED:
+        raise SettingsError(
+            file,
+            "window.length",
+            f"{window.length} at {rate:,.0f} probes/s means remembering {rate * span:,.0f} probes",
+            f"at most {MAX_REMEMBERED:,}: shorter windows and timeouts, or longer intervals",
         )
 
 

@@ -78,7 +78,7 @@ def up(
     async def main(stop: asyncio.Event) -> None:
         if lasting is not None:
             asyncio.get_running_loop().call_later(lasting.seconds, stop.set)
-        async with station(board=board, broker=broker, state_dir=state_dir) as fan_in:
+        async with station(board=board, broker=broker, state_dir=state_dir, on_failure=stop.set) as fan_in:
             print(f"board   {fan_in.board_url}", flush=True)
             print(f"broker  {fan_in.mqtt_url}   (agents of other hosts may send here)", flush=True)
             names = ", ".join(target.name for target in checked.target)

@@ -24,6 +24,7 @@ from probe.engine.samples import REFUSED, SENT, SKIPPED, Samples
 from probe.engine.schedule import Saturated, Schedule
 from probe.engine.stamps import WallToMono
 from probe.packets import icmp
+from probe.sockets.abi import error_name
 from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
 
 HORIZON = SECOND  # how far ahead a plan reaches
@@ -48,12 +49,10 @@ class Flow:
 class ChannelCounters:
     """What happened to this socket since it was opened."""
 
-    sent: int = 0
     refused: int = 0
     skipped: int = 0
     foreign: int = 0
     unanswerable: int = 0  # ICMP errors that quote no probe of ours
-    drops: int = 0
     last_errno: int = 0
 
 
@@ -109,7 +108,7 @@ class Channel:
         self._dues: list[int] = []
         self._at = 0  # how much of the plan has left
         self.due = FAR  # when the next probe has to leave (monotonic ns)
-        self.unread = 0  # probes sent since the queues were last emptied
+        self._told = {0}  # reasons of refusals that were told of
 
     @property
     def token(self) -> int:
@@ -159,8 +158,6 @@ class Channel:
             if count == SEND_BLOCK:
                 self.socket.gather()
             if count:
-                self.counters.sent += count
-                self.unread += count
                 self.ledger.leave(count, now, SENT)
                 self._at = at + count
             if refused == errno.EAGAIN:
@@ -177,6 +174,14 @@ class Channel:
             self.plan(now)
         return taken
 
+    def complaint(self) -> str | None:
+        """Why this host refuses to send, in words, the first time for each reason."""
+        errno = self.counters.last_errno
+        if errno in self._told:
+            return None
+        self._told.add(errno)
+        return f"this host refuses to send probes: {error_name(errno)} (counted in errors, not in lost)"
+
     def _skip(self, now: int) -> None:
         """This host was stalled past the time of some probes."""
         late = bisect_right(self._dues, now - CATCH_UP, self._at) - self._at
@@ -186,7 +191,6 @@ class Channel:
 
     def drain(self, clock: Clock, to_mono: WallToMono) -> None:
         """Empty both queues of the socket into the ledger."""
-        self.unread = 0
         self.ledger.settle()
         # Replies first: a probe is stamped before it is answered, so its stamp is there when its reply is.
         # No more than was there: whoever floods us must not keep us from sending.

@@ -27,6 +27,7 @@ from probe.engine.stamps import WallToMono
 DRAIN_AFTER = 1024  # probes: more replies than this are not left unread
 DRAIN_EVERY = 250 * MILLISECOND  # ... nor for longer than this
 LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls of anything are slow
+FAREWELL = 10_000 * MILLISECOND  # longest wait for outstanding replies at the end
 STALL = 100 * MILLISECOND  # a tick this late is worth an event
 MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
 
@@ -189,6 +190,8 @@ class Engine:
         """What need not be done at every tick: drain, open and cut windows, plan for idle channels."""
         for channel in self.channels:
             channel.plan(now)
+            if (complaint := channel.complaint()) is not None:
+                self._on_notice(Notice("host", complaint, self.to_mono.wall(now)))
         if now >= self._last_drain + self._drain_every:
             self._drain()
         self._roll(now)
@@ -235,7 +238,7 @@ class Engine:
 
     def finish(self, sleep: Callable[[float], None]) -> None:
         """Send nothing more, give replies their time, and cut every window that is open."""
-        deadline = self._clock.mono() + self._timeout + MARGIN
+        deadline = self._clock.mono() + min(self._timeout, FAREWELL) + MARGIN
         if not self._windows:
             self._begin(self._clock.mono())
         self._drain()
@@ -243,14 +246,15 @@ class Engine:
             sleep(0.005)
             self._drain()
         now = self._clock.mono()
+        for channel in self.channels:
+            # With a longer timeout than anybody waits for, these are neither answered nor lost.
+            channel.ledger.give_up(now - self._timeout)
         self._roll(now)
         while self._windows:
             window = self._windows.popleft()
             if not self._windows:
                 window = replace(window, end_ns=self.to_mono.wall(now), mono_end=1 << 62)
             self._cut(window)
-        for channel in self.channels:
-            channel.counters.drops = channel.socket.drops()
 
     @staticmethod
     def _outstanding(channel: Channel) -> bool:

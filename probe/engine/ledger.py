@@ -19,7 +19,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.engine.samples import ERROR, LOCAL, SENT, Samples
+from probe.engine.samples import ERROR, LOCAL, SENT, SKIPPED, Samples
 
 Indices = NDArray[np.int64]
 
@@ -185,6 +185,13 @@ class Ledger:
         elif number < self.floor and not self.state[row] & ERROR:
             self.late_errors[self.flow[row]] += 1
         self.state[row] |= ERROR | LOCAL if local else ERROR
+
+    def give_up(self, since: int) -> None:
+        """Judge no probe that was sent after `since` and is not answered."""
+        self.settle()
+        rows = self.row(np.arange(self.floor, self.head))
+        open_ends = rows[(self.rx[rows] == 0) & (self.state[rows] == SENT) & (self.sent[rows] > since)]
+        self.state[open_ends] = SKIPPED
 
     def find(self, sequence: int) -> int:
         """The number of the latest sent probe whose low 16 bits are `sequence` (unwrapped from the last one

@@ -24,7 +24,7 @@ import pytest
 from collectors.sinks.store import Reader, path_in
 from collectors.station import station
 from probe.clock import SECOND
-from probe.errors import SinkRefused, UsageError
+from probe.errors import SinkError, SinkRefused, UsageError
 from probe.settings import MqttTable
 from probe.telemetry import topics
 from probe.telemetry.mqtt import Connection, connect
@@ -217,10 +217,8 @@ def test_a_batch_is_stored_once_however_often_it_comes_and_survives_kill_minus_n
 
 
 def test_what_cannot_be_had_is_told_before_anything_runs(tmp_path: Path) -> None:
-    async def start(**options: str) -> None:
-        async with station(
-            **{"board": "127.0.0.1:0", "broker": "127.0.0.1:0", "state_dir": str(tmp_path), **options}
-        ):
+    async def start(board: str = "127.0.0.1:0", broker: str = "127.0.0.1:0", below: str = "") -> None:
+        async with station(board=board, broker=broker, state_dir=tmp_path / below):
             raise AssertionError("it started")
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -230,7 +228,7 @@ def test_what_cannot_be_had_is_told_before_anything_runs(tmp_path: Path) -> None
                 asyncio.run(start(**{option: address}))
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkRefused, match="cannot make the store"):
-        asyncio.run(start(state_dir=str(tmp_path / "file" / "below")))
+        asyncio.run(start(below="file/below"))
 
 
 def read(url: str) -> bytes:
@@ -254,3 +252,23 @@ def test_it_can_be_left_and_entered_again_in_one_process(tmp_path: Path) -> None
     asyncio.run(main())
     with Reader(path_in(tmp_path)) as reader:
         assert sum(point.measurement == "probe" for point in reader.points()) == 2
+
+
+def test_a_collector_that_ends_by_itself_ends_the_station(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    async def run() -> None:
+        failed = asyncio.Event()
+        async with station(
+            board="127.0.0.1:0", broker="127.0.0.1:0", state_dir=tmp_path, on_failure=failed.set
+        ):
+            async with asyncio.timeout(30):
+                await failed.wait()
+
+    monkeypatch.setattr("collectors.collector.run", broken)
+    monkeypatch.setattr("collectors.station._SUBSCRIBED_S", 0.1)
+    with pytest.raises(SinkError, match=r"the collector ended .*a defect"):
+        asyncio.run(run())

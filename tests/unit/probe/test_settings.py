@@ -184,6 +184,13 @@ AGENT_ERRORS = [
         AGENT + "".join(f'[[target]]\nname = "t{n}"\naddress = "x"\ninterval = "1ms"\n' for n in range(201)),
         "target: all targets together ask for 201,000 probes/s (allowed: at most 200,000)",
     ),
+    (
+        AGENT
+        + "".join(f'[[target]]\nname = "t{n}"\naddress = "x"\ninterval = "1ms"\n' for n in range(5))
+        + '[window]\nlength = "1h"\nhistogram = "1h"\n',
+        "window.length: 1h at 5,000 probes/s means remembering 18,010,000 probes "
+        "(allowed: at most 10,000,000: shorter windows and timeouts, or longer intervals)",
+    ),
     (GOOD + '[mqtt]\nurl = "http://b"\n', f"mqtt.url: 'http://b' is not usable (allowed: {MQTT_URLS})"),
     (
         GOOD + '[mqtt]\nurl = "mqtt://a..b:1"\n',

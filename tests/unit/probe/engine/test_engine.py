@@ -233,3 +233,25 @@ def test_the_same_fates_by_list() -> None:
     driver.run(500 * MILLISECOND)
     driver.finish()
     assert driver.totals()["lost"] == 1
+
+
+def test_why_this_host_refuses_is_told_once_for_each_reason() -> None:
+    reasons = [errno.EPERM, errno.ENETUNREACH]
+    driver = Driver(lambda n, _p: Fate(refused=reasons[n // 50 % 2]) if n % 5 == 0 else Fate((MILLISECOND,)))
+    driver.run(3 * SECOND)
+    driver.finish()
+    texts = [notice.text for notice in driver.notices if notice.kind == "host"]
+    assert len(texts) == 2
+    assert "EPERM: Operation not permitted" in texts[0]
+    assert "ENETUNREACH: Network is unreachable" in texts[1]
+
+
+def test_the_end_does_not_wait_for_an_endless_timeout_nor_call_it_loss() -> None:
+    driver = Driver(lambda n, _p: Fate() if n % 10 == 0 else Fate((MILLISECOND,)))
+    driver.engine._timeout = driver.timeout = 3600 * SECOND
+    driver.run(SECOND)
+    before = driver.clock.mono_ns
+    driver.finish()
+    assert driver.clock.mono_ns - before < 11 * SECOND
+    assert driver.totals()["lost"] == 0
+    assert driver.totals()["received"] > 80
