@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.lab.netlab import Namespace
 
+_ATTEMPTS = 3
 _TIMEOUT_S = 120
 _PROCESS_CPU_CLOCK = 2  # with a pid above it, a clock id: all threads of that process, in ns
 
@@ -177,17 +178,20 @@ def interleave(
 ) -> list[Row]:
     """A B C A B C ...: whatever the machine does meanwhile meets all of them.
 
-    A program that fails is not run again, and its row says why.
+    A run that fails, or that the machine kept from being watched, is repeated; a program that fails three times
+    in a row is given up, and its row says why.
     """
     rows = [Row(program.name) for program in programs]
     for number in range(rounds):
         for program, row in zip(programs, rows, strict=True):
             if not row.problem:
                 say(f"  {program.name}, run {number + 1} of {rounds}")
-                try:
-                    row.runs.append(measure(prober, responder, program))
-                except BenchmarkError as problem:
-                    row.problem = str(problem)
+                for attempt in range(_ATTEMPTS):
+                    try:
+                        row.runs.append(measure(prober, responder, program))
+                        break
+                    except BenchmarkError as problem:
+                        row.problem = str(problem) if attempt == _ATTEMPTS - 1 else ""
     return rows
 
 
