@@ -178,7 +178,7 @@ def interleave(
 ) -> list[Row]:
     """A B C A B C ...: whatever the machine does meanwhile meets all of them.
 
-    A run that fails, or that the machine kept from being watched, is repeated; a program that fails three times
+    A run that fails, or that could not be watched, is repeated; a program that fails three times
     in a row is given up, and its row says why.
     """
     rows = [Row(program.name) for program in programs]

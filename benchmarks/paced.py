@@ -18,7 +18,7 @@ import time
 from ipaddress import ip_address
 
 from probe.clock import SystemClock
-from probe.engine.samples import Cut
+from probe.engine.samples import SENT, Cut
 from probe.measurement import build
 from probe.reporting import Reporter
 from probe.settings import agent_from
@@ -46,7 +46,8 @@ def main() -> None:
         lines = reporter.lines(cut)
         totals["lines"] += len(lines)
         for part in cut.samples:
-            totals["probes"] += part.inside
+            left = (part.state[: part.inside] & SENT) != 0  # what a stalled host skipped was never sent
+            totals["probes"] += int(left.sum())
             totals["received"] += int((part.rx[: part.inside] != 0).sum())
 
     started, cpu = time.monotonic(), time.process_time()
