@@ -59,8 +59,6 @@ class Measurement:
             "skipped": sum(channel.counters.skipped for channel in channels),
             "overrun": sum(channel.ledger.overrun for channel in channels),
             "late_ticks": self.engine.counters.late_ticks,
-            "stalls": self.engine.counters.stalls,
-            "clock_steps": self.engine.counters.clock_steps,
         }
 
 

@@ -89,7 +89,7 @@ def summarise(cut: Cut, flows: int, timeout: int) -> Summaries:
     """
     samples = _joined(cut.samples, flows)
     outcomes = judge(samples, timeout)
-    inside = np.arange(len(samples.flow)) < 0 if not len(samples.flow) else _inside(cut.samples)
+    inside = _inside(cut.samples)
     order = _order_by(samples.flow)
     flow = samples.flow[order].astype(np.int64)
     inside = inside[order]
@@ -182,7 +182,7 @@ def _joined(parts: tuple[Samples, ...], flows: int) -> Samples:
 
 
 def _inside(parts: tuple[Samples, ...]) -> Mask:
-    return np.concatenate([np.arange(len(p.flow)) < p.inside for p in parts])
+    return np.concatenate([np.zeros(0, np.bool_), *(np.arange(len(p.flow)) < p.inside for p in parts)])
 
 
 def _order_by(flow: NDArray[np.int32]) -> Ints:
