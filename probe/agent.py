@@ -27,7 +27,7 @@ from probe.engine.samples import Cut
 from probe.errors import ColoprobeError, ResolveError, SettingsError, SpoolError
 from probe.host.clock import clock_state
 from probe.host.process import cpu_ns, give_memory_back, rss_bytes
-from probe.measurement import Measurement, build
+from probe.measurement import COUNTERS, Measurement, build
 from probe.preparing import load_late_imports, own_state_dir
 from probe.reporting import Reporter
 from probe.service import serve
@@ -90,7 +90,7 @@ class Agent:
         self._batcher = Batcher(self._head)
         self._spool_trouble: SpoolError | None = None
         self._last_head = 0
-        self._past = {"socket_drops": 0, "foreign_packets": 0, "skipped": 0, "overrun": 0, "late_ticks": 0}
+        self._past = dict.fromkeys(COUNTERS, 0)
 
     # -- before the event loop -------------------------------------------------------------------------------
 
@@ -243,8 +243,7 @@ class Agent:
         self._queue.put_nowait((run.reporter.finish, 0))
         with self._counting:
             for name, value in run.measurement.counters().items():
-                if name in self._past:
-                    self._past[name] += value
+                self._past[name] += value
             self._runs.remove(run)
             run.measurement.engine.close()
 
@@ -314,6 +313,7 @@ class Agent:
             "cpu_ns": cpu_ns(),
             "rss_bytes": rss_bytes(),
             **totals,
+            "host_busy": round(self._runs[-1].measurement.engine.trouble.share, 4) if self._runs else 0.0,
             "clock_synchronised": clock.synchronised,
             "clock_error_ns": clock.error_ns,
             "version": __version__,

@@ -16,6 +16,7 @@ from probe.engine.engine import Engine, Notice
 from probe.engine.samples import Cut
 from probe.engine.schedule import Schedule
 from probe.errors import PrivilegeError, ResolveError, SocketError
+from probe.host.processors import load
 from probe.settings import AgentSettings, Target
 from probe.sockets.opening import SocketOptions, open_icmp
 from probe.targets import Address, resolve_all
@@ -23,6 +24,13 @@ from probe.telemetry.lines import series_text
 
 _CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct ICMP identifiers
 _JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
+
+
+# What `Measurement.counters` counts: fields of the measurement `agent`.
+COUNTERS = (
+    *("socket_drops", "foreign_packets", "skipped", "overrun"),
+    *("late_ticks", "stalls", "clock_steps", "cpu_wait_ns"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +60,16 @@ class Measurement:
         """What the sockets saw, summed over all of them."""
         channels = self.engine.channels
         return {
-            "socket_drops": sum(channel.socket.drops() for channel in channels),
+            "socket_drops": sum(channel.counters.drops for channel in channels),
             "foreign_packets": sum(
                 channel.counters.foreign + channel.counters.unanswerable for channel in channels
             ),
             "skipped": sum(channel.counters.skipped for channel in channels),
             "overrun": sum(channel.ledger.overrun for channel in channels),
             "late_ticks": self.engine.counters.late_ticks,
+            "stalls": self.engine.counters.stalls,
+            "clock_steps": self.engine.counters.clock_steps,
+            "cpu_wait_ns": self.engine.trouble.waited,
         }
 
 
@@ -152,6 +163,7 @@ def build(
         flows=flows,
         on_cut=on_cut,
         on_notice=on_notice,
+        load=load,
     )
     tags = [tags_of(settings, target) for target in measured]
     return Measurement(engine, list(tags), [series_text("probe", t) for t in tags], unmeasured, addresses)

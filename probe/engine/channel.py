@@ -54,6 +54,7 @@ class ChannelCounters:
     foreign: int = 0
     unanswerable: int = 0  # ICMP errors that quote no probe of ours
     last_errno: int = 0
+    drops: int = 0  # packets that came while the receive buffer was full
 
 
 class Channel:
@@ -189,9 +190,20 @@ class Channel:
         self.ledger.leave(late, now, SKIPPED)
         self._at += late
 
-    def drain(self, clock: Clock, to_mono: WallToMono) -> None:
-        """Empty both queues of the socket into the ledger."""
+    def drain(self, clock: Clock, to_mono: WallToMono, exposed: int) -> int:
+        """Empty both queues of the socket into the ledger.
+
+        `exposed` (monotonic ns): a probe sent before it had its time when the queues were emptied last.
+        Returns how many packets have found the receive buffer full since then.
+        """
         self.ledger.settle()
+        pressure = self.socket.pressure()
+        dropped = (pressure.drops - self.counters.drops) & 0xFFFFFFFF
+        self.counters.drops = pressure.drops
+        if dropped or pressure.full:
+            self.ledger.overflowed(exposed, dropped)
+            # If others filled it, they shall not do so again.
+            self.socket.admit(self._base_id, len(self.flows))
         # Replies first: a probe is stamped before it is answered, so its stamp is there when its reply is.
         # No more than was there: whoever floods us must not keep us from sending.
         for _ in range(self._most_blocks):
@@ -209,6 +221,7 @@ class Channel:
                 self._error(quoted)
             if not stamps.full:
                 break
+        return dropped
 
     def _match(self, replies: Replies, now: int, to_mono: WallToMono) -> None:
         stamps = to_mono(replies.stamp)

@@ -23,12 +23,13 @@ from probe.clock import MILLISECOND, Clock
 from probe.engine.channel import CATCH_UP, FAR, Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
+from probe.engine.trouble import STALL, Trouble
+from probe.host.processors import Load
 
 DRAIN_AFTER = 1024  # probes: more replies than this are not left unread
 DRAIN_EVERY = 250 * MILLISECOND  # ... nor for longer than this
 LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls of anything are slow
 FAREWELL = 10_000 * MILLISECOND  # longest wait for outstanding replies at the end
-STALL = 100 * MILLISECOND  # a tick this late is worth an event
 MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
 
 
@@ -68,6 +69,7 @@ class Engine:
         on_cut: gets every closed window, in this thread.
         on_notice: gets what the operator should know, in this thread.
         drain_every: how long replies may wait unread, ns; a live display wants it short.
+        load: how busy the host is, for the reasons of its trouble; called in this thread.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Engine:
         on_cut: Callable[[Cut], None],
         on_notice: Callable[[Notice], None] = lambda _: None,
         drain_every: int = DRAIN_EVERY,
+        load: Callable[[], Load] = Load,
     ) -> None:
         self.channels = list(channels)
         self.counters = EngineCounters()
@@ -92,6 +95,7 @@ class Engine:
         self._drain_every = drain_every
         self._stopping = threading.Event()
         self.to_mono = WallToMono(clock)
+        self.trouble = Trouble(load)
         self._last_drain = clock.mono()
         self._drain_after = min([DRAIN_AFTER, *(channel.socket.patience for channel in channels)])
         # Probes of all channels since the last drain: a raw socket gets the replies to every one of them.
@@ -151,6 +155,7 @@ class Engine:
     def _begin(self, now: int) -> None:
         """The first turn: windows and schedules start here, however long ago the sockets were opened."""
         self.to_mono.refresh()
+        self.trouble.begin(now)
         self._open_window(self.to_mono.wall(now))
         self._last_drain = now
         for channel in self.channels:
@@ -190,10 +195,10 @@ class Engine:
         """What need not be done at every tick: drain, open and cut windows, plan for idle channels."""
         for channel in self.channels:
             channel.plan(now)
-            if (complaint := channel.complaint()) is not None:
-                self._on_notice(Notice("host", complaint, self.to_mono.wall(now)))
+            self._tell(channel.complaint(), now)
         if now >= self._last_drain + self._drain_every:
             self._drain()
+        self._tell(self.trouble.look(now), now)
         self._roll(now)
         # A probe leaves up to CATCH_UP late, and has its whole timeout even then.
         while now >= (closing := self._windows[0].mono_end + CATCH_UP + self._timeout + MARGIN):
@@ -205,19 +210,22 @@ class Engine:
         """The thread got the processor more than a tick late."""
         late = now - self._wake_limit + self._tick
         self.counters.late_ticks += 1
-        if late > STALL:
-            self.counters.stalls += 1
-            text = (
-                f"this host did not run the agent for {late / 1e6:.0f} ms; probes left late or were skipped"
-            )
+        self.counters.stalls += late > STALL
+        self._tell(self.trouble.stalled(late, now), now)
+
+    def _tell(self, text: str | None, now: int) -> None:
+        if text is not None:
             self._on_notice(Notice("host", text, self.to_mono.wall(now)))
 
     def _drain(self) -> None:
         self._unread = 0
         self.to_mono.refresh()
+        exposed = self._last_drain - self._timeout
+        drops = 0
         for channel in self.channels:
-            channel.drain(self._clock, self.to_mono)
+            drops += channel.drain(self._clock, self.to_mono, exposed)
         self._last_drain = self._clock.mono()
+        self._tell(self.trouble.dropped(drops, self._last_drain), self._last_drain)
         if self.to_mono.stepped_by:
             self._step(self._last_drain)
 

@@ -12,6 +12,8 @@ REFUSED = 2  # the kernel refused it: it never left, and is no loss
 SKIPPED = 4  # the host was stalled past its time: it was never tried
 ERROR = 8  # an ICMP error quoted it
 LOCAL = 16  # ... and this host itself made that error: the probe never left
+HIDDEN = 32  # no reply was seen, and as many as these were dropped by our own full receive buffer
+BLURRED = 64  # that buffer was full at the time: a TX stamp that is missing says nothing
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Samples:
     sent: NDArray[np.int64]  # our clock just before the send call
     tx: NDArray[np.int64]  # the kernel's TX stamp
     rx: NDArray[np.int64]  # the kernel's RX stamp of the first reply
-    state: NDArray[np.uint8]  # SENT | REFUSED | SKIPPED, with ERROR, LOCAL
+    state: NDArray[np.uint8]  # SENT | REFUSED | SKIPPED, with ERROR, LOCAL, HIDDEN, BLURRED
     unstamped: NDArray[np.bool_]  # the first reply came without a kernel stamp; `rx` is our clock
     duplicates: NDArray[np.uint8]  # replies after the first, at most 255 a probe
     inside: int

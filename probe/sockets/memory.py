@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.clock import MICROSECOND, Clock
-from probe.sockets.packet_socket import BLOCK, PITCH, ROWS, QuotedError, Replies, Stamps
+from probe.sockets.packet_socket import BLOCK, PITCH, ROWS, Pressure, QuotedError, Replies, Stamps
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class MemorySocket:
     raw: bool = False
     patience: int = 256
     receive_stamps: bool = True
+    room: int = 1 << 30  # replies and TX stamps that fit in unread; what is beyond is lost, stamps uncounted
     dropped: int = 0
     closed: bool = False
     rows: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((ROWS, 128), np.uint8))
@@ -55,7 +56,9 @@ class MemorySocket:
         self._ids = np.zeros(ROWS, np.uint32)
         self._arriving: list[tuple[int, int, int, bytes]] = []  # when, order, stamp or 0, packet
         self._order = itertools.count()
+        self._arrived: list[tuple[int, bytes]] = []  # stamp, packet
         self._stamps: list[tuple[int, int]] = []
+        self.admitted: tuple[int, int] | None = None
         self._tried = 0
         self.errors: list[QuotedError] = []
 
@@ -83,7 +86,8 @@ class MemorySocket:
                 return row - start, fate.refused
             self.sent.append(packet)
             left = self.clock.mono() + MICROSECOND
-            if fate.stamped:
+            self._arrive()
+            if fate.stamped and self._waiting() < self.room:
                 self._stamps.append((int(self._ids[row]), self.clock.wall() + MICROSECOND))
             reply = bytes([packet[0] - 8 if packet[0] == 8 else 129]) + packet[1:]
             self.deliver(*((left + delay, reply) for delay in fate.replies))
@@ -106,12 +110,22 @@ class MemorySocket:
     def gather(self) -> None:
         """There is no other queue."""
 
-    def receive(self) -> Replies | None:
+    def _waiting(self) -> int:
+        return len(self._arrived) + len(self._stamps)
+
+    def _arrive(self) -> None:
+        """What is on its way and due goes into the receive buffer, or is dropped."""
         offset = self.clock.wall() - self.clock.mono()
-        arrived: list[tuple[int, bytes]] = []
-        while self._arriving and self._arriving[0][0] <= self.clock.mono() and len(arrived) < BLOCK:
+        while self._arriving and self._arriving[0][0] <= self.clock.mono():
             when, _, stamp, data = heapq.heappop(self._arriving)
-            arrived.append((stamp or when + offset, data))
+            if self._waiting() < self.room:
+                self._arrived.append((stamp or when + offset, data))
+            else:
+                self.dropped += 1
+
+    def receive(self) -> Replies | None:
+        self._arrive()
+        arrived, self._arrived = self._arrived[:BLOCK], self._arrived[BLOCK:]
         if not arrived:
             return None
         rows = np.zeros((len(arrived), PITCH), np.uint8)
@@ -130,8 +144,12 @@ class MemorySocket:
         ids = np.array([i for i, _ in taken], np.uint32)
         return Stamps(ids, np.array([when for _, when in taken], np.int64), errors, False)
 
-    def drops(self) -> int:
-        return self.dropped
+    def pressure(self) -> Pressure:
+        self._arrive()
+        return Pressure(self.dropped, self._waiting() >= self.room)
+
+    def admit(self, first_id: int, ids: int) -> None:
+        self.admitted = first_id, ids
 
     def close(self) -> None:
         self.closed = True

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.errors import SocketError
-from probe.sockets import abi
+from probe.sockets import abi, filters
 from probe.sockets.stamp_ids import KernelCounter
 
 ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one call at as many
 BLOCK = 1024  # messages that are looked at together: an interpreter that was away for long starts cold
 _HEADER = abi.MMSGHDR.itemsize
+_MESSAGE = 2304  # bytes of buffer that a small packet or a stamp takes at most
 PITCH = 128  # bytes kept of what is received: an ICMP error, IP options, and our quoted header
 
 # Errors that a ping socket reports on the next call although that call's own packet is fine (sk_err).
@@ -61,6 +62,17 @@ class Stamps:
     stamp: NDArray[np.int64]
     errors: tuple[QuotedError, ...]
     full: bool  # the call took all it could: there may be more
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """A receive buffer's state. `drops`: packets that found it full, ever. `full`: the next one would, too.
+
+    The kernel does not count the TX stamps that it drops, so `full` is all that tells of them.
+    """
+
+    drops: int
+    full: bool
 
 
 @dataclass(frozen=True)
@@ -106,8 +118,11 @@ class ProbeSocket(Protocol):
     def stamps(self) -> Stamps | None:
         """One block of the error queue; None when it is empty."""
 
-    def drops(self) -> int:
-        """Packets the kernel dropped because this socket was full, ever."""
+    def pressure(self) -> Pressure:
+        """Whether the receive buffer is full, and what that has cost."""
+
+    def admit(self, first_id: int, ids: int) -> None:
+        """From now on take, of all echo replies, only those with these identifiers (mod 2^16)."""
 
     def close(self) -> None:
         """Give the socket back."""
@@ -292,9 +307,15 @@ class PacketSocket:
         self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
         self._counter.restart(time.time_ns())
 
-    def drops(self) -> int:
+    def pressure(self) -> Pressure:
         raw = self._socket.getsockopt(socket.SOL_SOCKET, abi.SO_MEMINFO, 64)
-        return int.from_bytes(raw[4 * abi.MEMINFO_DROPS : 4 * abi.MEMINFO_DROPS + 4], "little")
+        info = memoryview(raw).cast("I")
+        full = info[abi.MEMINFO_RECEIVED] + _MESSAGE > info[abi.MEMINFO_ROOM]
+        return Pressure(info[abi.MEMINFO_DROPS], full)
+
+    def admit(self, first_id: int, ids: int) -> None:
+        if self.raw:  # the kernel gives a ping socket its own replies only
+            filters.attach(self._socket, filters.own_replies(self.family, first_id, ids))
 
     def close(self) -> None:
         self._socket.close()

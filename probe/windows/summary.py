@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.engine.samples import ERROR, LOCAL, SENT, SKIPPED, Cut, Samples, Strays
+from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Cut, Samples, Strays
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -52,7 +52,7 @@ class Summaries:
 class Outcomes:
     """What became of each sample: masks of shape (n,), by the definitions of docs/measuring.md."""
 
-    left: Mask  # the probe left this host
+    left: Mask  # the probe left this host, and what became of it can be told
     failed: Mask  # an ICMP error came for it, or this host did not let it out
     answered: Mask  # a reply came at some time
     received: Mask  # ... within the timeout
@@ -71,9 +71,10 @@ def judge(samples: Samples, timeout: int) -> Outcomes:
     # The kernel stamps this flow's probes as they leave the host. One without a stamp that nobody answered
     # is still here:
     # dropped by a queue, or waiting for a neighbour.
-    stuck = (samples.tx == 0) & samples.stamping[samples.flow]
-    local = (samples.state & LOCAL) != 0
-    left = attempted & ((samples.state & SENT) != 0) & (answered | ~(stuck | local))
+    stuck = (samples.tx == 0) & samples.stamping[samples.flow] & ((samples.state & BLURRED) == 0)
+    # What this host itself gave up, or hid from us, tells nothing of the network.
+    ours = (samples.state & (LOCAL | HIDDEN)) != 0
+    left = attempted & ((samples.state & SENT) != 0) & (answered | ~(stuck | ours))
     failed = attempted & (~left | ((samples.state & ERROR) != 0))
     received = left & answered & (rtt <= timeout)
     return Outcomes(left, failed, answered & left, received, ~stamped, rtt)

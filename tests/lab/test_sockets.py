@@ -47,7 +47,7 @@ def test_every_probe_is_stamped_both_ways(pair: Pair, kind: Kind, prober: Opener
     it.check_stamps(capture)
     assert not got.strange
     assert not got.quoted
-    assert it.socket.drops() == 0
+    assert it.socket.pressure().drops == 0
 
 
 def test_what_is_on_the_wire_is_what_was_written(pair: Pair, kind: Kind, prober: Opener) -> None:
@@ -155,19 +155,19 @@ def test_a_rejected_probe_comes_back_as_an_icmp_error(pair: Pair, kind: Kind, pr
 def test_a_full_receive_buffer_is_counted(pair: Pair, kind: Kind, prober: Opener) -> None:
     near, far = pair
     it = prober(near, [kind.address(far)], kind, receive_buffer=64 << 10)
-    assert it.socket.drops() == 0
+    assert it.socket.pressure().drops == 0
     for _ in range(5):
         it.send(200)
     it.read()
     got = it.got
     assert 0 < len(got.rx) < 1000
-    assert it.socket.drops() >= 1000 - len(got.rx)
+    assert it.socket.pressure().drops >= 1000 - len(got.rx)
     # Emptied, it works again.
-    dropped, answered = it.socket.drops(), len(got.rx)
+    dropped, answered = it.socket.pressure().drops, len(got.rx)
     it.send(it.socket.patience)
     it.wait(answered + it.socket.patience, 0)
     assert len(got.rx) == answered + it.socket.patience
-    assert it.socket.drops() == dropped
+    assert it.socket.pressure().drops == dropped
 
 
 def test_a_probe_without_neighbour_is_no_other_probes_stamp(lab: Lab, kind: Kind, prober: Opener) -> None:

@@ -16,7 +16,7 @@ PACKAGES = ("probe", "collectors")
 STAGES = {
     "probe.packets": (),
     "probe.sockets": ("probe.packets",),
-    "probe.engine": ("probe.packets", "probe.sockets"),
+    "probe.engine": ("probe.packets", "probe.sockets", "probe.host.processors"),
     "probe.windows": ("probe.engine.samples",),
     "probe.telemetry": ("probe.windows",),
     "probe.host": (),

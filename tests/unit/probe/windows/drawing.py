@@ -6,13 +6,20 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from probe.engine.samples import ERROR, LOCAL, REFUSED, SENT, SKIPPED
+from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, REFUSED, SENT, SKIPPED
 from tests.unit.probe.windows.plain import Probe, Window
 
 TIMEOUT = 1_000
 HUGE = 4_000_000_000_000  # more than an hour, the longest timeout allowed
 
-_STATES = [SENT] * 12 + [SENT | ERROR, SENT | ERROR | LOCAL, REFUSED, SKIPPED]
+_STATES = [SENT] * 12 + [
+    SENT | ERROR,
+    SENT | ERROR | LOCAL,
+    REFUSED,
+    SKIPPED,
+    SENT | HIDDEN | BLURRED,
+    SENT | BLURRED,
+]
 # Few different delays, so that equal ones and equal arrivals are common; some before the stamp, some late.
 _DELAYS = [None, -5, 0, 1, 50, 100, 101, 150, 300, 999, TIMEOUT, TIMEOUT + 1, 5 * TIMEOUT]
 
