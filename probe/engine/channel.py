@@ -190,10 +190,10 @@ class Channel:
         self.ledger.leave(late, now, SKIPPED)
         self._at += late
 
-    def drain(self, clock: Clock, to_mono: WallToMono, exposed: int) -> int:
+    def drain(self, clock: Clock, to_mono: WallToMono, since: int) -> int:
         """Empty both queues of the socket into the ledger.
 
-        `exposed` (monotonic ns): a probe sent before it had its time when the queues were emptied last.
+        `since` (monotonic ns): when that was done last.
         Returns how many packets have found the receive buffer full since then.
         """
         self.ledger.settle()
@@ -201,7 +201,7 @@ class Channel:
         dropped = (pressure.drops - self.counters.drops) & 0xFFFFFFFF
         self.counters.drops = pressure.drops
         if dropped or pressure.full:
-            self.ledger.overflowed(exposed, dropped)
+            self.ledger.overflows.add(since, clock.mono(), dropped)
             # If others filled it, they shall not do so again.
             self.socket.admit(self._base_id, len(self.flows))
         # Replies first: a probe is stamped before it is answered, so its stamp is there when its reply is.
@@ -292,9 +292,9 @@ class Channel:
                 return
         self.counters.unanswerable += 1
 
-    def cut(self, until: int) -> Samples:
+    def cut(self, until: int, timeout: int) -> Samples:
         """The probes due before `until` (monotonic ns), taken off the ledger; drain first."""
-        return self.ledger.cut(until)
+        return self.ledger.cut(until, timeout)
 
 
 def _without_options(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Indices]:

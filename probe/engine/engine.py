@@ -138,7 +138,7 @@ class Engine:
         )
 
     def _cut(self, window: _Window) -> None:
-        samples = tuple(channel.cut(window.mono_end) for channel in self.channels)
+        samples = tuple(channel.cut(window.mono_end, self._timeout) for channel in self.channels)
         self._on_cut(Cut(window.start_ns, window.end_ns, samples, self._strays()))
 
     def _strays(self) -> Strays:
@@ -220,10 +220,9 @@ class Engine:
     def _drain(self) -> None:
         self._unread = 0
         self.to_mono.refresh()
-        exposed = self._last_drain - self._timeout
         drops = 0
         for channel in self.channels:
-            drops += channel.drain(self._clock, self.to_mono, exposed)
+            drops += channel.drain(self._clock, self.to_mono, self._last_drain)
         self._last_drain = self._clock.mono()
         self._tell(self.trouble.dropped(drops, self._last_drain), self._last_drain)
         if self.to_mono.stepped_by:

@@ -14,24 +14,15 @@ closes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.engine.overflow import Overflows, usual_arrivals
 from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
 
 Indices = NDArray[np.int64]
-
-
-@dataclass
-class _Overflow:
-    """The receive buffer was full: `drops` packets are gone that may have answered probes [first, stop)."""
-
-    first: int
-    stop: int
-    drops: int
 
 
 class Ledger:
@@ -58,7 +49,7 @@ class Ledger:
         self.late_duplicates = np.zeros(flows, np.int64)
         self.late_errors = np.zeros(flows, np.int64)
         self._stamping = np.zeros(flows, np.bool_)
-        self._overflows: list[_Overflow] = []
+        self.overflows = Overflows()
         self.forgotten = 0  # replies to probes whose rows were overwritten long ago
         self.overrun = 0  # probes whose rows were overwritten before their window closed
 
@@ -197,36 +188,6 @@ class Ledger:
             self.late_errors[self.flow[row]] += 1
         self.state[row] |= ERROR | LOCAL if local else ERROR
 
-    def overflowed(self, since: int, drops: int) -> None:
-        """This host dropped `drops` packets that arrived since the last drain because nobody had read the
-        ones before.
-
-        `since` (monotonic ns): what was sent earlier had had its time when that began.
-        """
-        self.settle()
-        numbers = np.arange(max(self.floor, self.planned - self.size), self.head)
-        exposed = numbers[self.sent[self.row(numbers)] >= since]
-        if len(exposed):
-            self._overflows.append(_Overflow(int(exposed[0]), self.head, drops))
-
-    def _hide(self, stop: int) -> None:
-        """Take what this host dropped out of the unanswered probes before number `stop`.
-
-        How many replies were dropped is known, not which. A buffer that is full stays full until it is read,
-        so
-        the last ones are taken; the number of what was lost on its way is right in any case.
-        """
-        for overflow in self._overflows:
-            rows = self.row(np.arange(max(overflow.first, self.floor), min(overflow.stop, stop)))
-            unanswered = rows[
-                (self.rx[rows] == 0) & ((self.state[rows] & ~np.uint8(ERROR | BLURRED)) == SENT)
-            ]
-            self.state[unanswered] |= BLURRED
-            hidden = unanswered[max(0, len(unanswered) - overflow.drops) :]
-            self.state[hidden] |= HIDDEN
-            overflow.drops -= len(hidden)
-        self._overflows = [overflow for overflow in self._overflows if overflow.stop > stop]
-
     def give_up(self, since: int) -> None:
         """Judge no probe that was sent after `since` and is not answered."""
         self.settle()
@@ -240,14 +201,23 @@ class Ledger:
         last = self.head - 1
         return last - ((last - sequence) & 0xFFFF)
 
-    def cut(self, until: int) -> Samples:
-        """Take off the probes due before `until`, with everything sent since behind them."""
+    def _hide(self, rows: Indices, inside: int, timeout: int) -> None:
+        """Mark the probes of a window whose fate this host's full receive buffer hides."""
+        flow, sent, rx = self.flow[rows], self.sent[rows], self.rx[rows]
+        earliest, latest = usual_arrivals(flow, sent, rx, len(self.late), timeout)
+        open_ends = (rx == 0) & ((self.state[rows] & ~np.uint8(ERROR)) == SENT)
+        hidden, blurred = self.overflows.blame(sent, earliest, latest, open_ends, inside, timeout)
+        self.state[rows[:inside][hidden]] |= HIDDEN
+        self.state[rows[:inside][blurred]] |= BLURRED
+
+    def cut(self, until: int, timeout: int) -> Samples:
+        """Take off the probes due before `until`, with everything sent since behind them; `timeout` in ns."""
         self.settle()
         rows = self.row(np.arange(self.floor, self.head))
         due = self.due[rows]
         inside = int(np.searchsorted(due, until, side="left"))
-        if self._overflows:
-            self._hide(self.floor + inside)
+        if self.overflows:
+            self._hide(rows, inside, timeout)
         flow, tx, rx = self.flow[rows], self.tx[rows], self.rx[rows]
         # A route may come to lead through a driver that takes no stamps: then none is no sign any more.
         self._stamping[flow[(tx == 0) & (rx != 0)]] = False

@@ -46,29 +46,29 @@ def test_a_probe_from_plan_to_cut() -> None:
     ledger = filled(3)
     ledger.stamped(ids(0, 2), array(1_003, 1_023))
     assert ledger.answered(array(2, 0), array(1_040, 1_050), 2_000).tolist() == [True, True]
-    samples = ledger.cut(1_020)
+    samples = ledger.cut(1_020, 1_000)
     assert samples.inside == 2
     assert samples.due.tolist() == samples.sent.tolist() == [1_000, 1_010, 1_020]
     assert samples.tx.tolist() == [1_003, 0, 1_023]
     assert samples.rx.tolist() == [1_050, 0, 1_040]
     assert samples.state.tolist() == [SENT] * 3
     # What is not inside comes again with the next window.
-    assert ledger.cut(1_030).due.tolist() == [1_020]
-    assert len(ledger.cut(9_999).due) == 0
+    assert ledger.cut(1_030, 1_000).due.tolist() == [1_020]
+    assert len(ledger.cut(9_999, 1_000).due) == 0
 
 
 def test_what_is_due_at_the_very_end_belongs_to_the_next_window() -> None:
     ledger = filled(3)
-    assert ledger.cut(1_010).inside == 1
+    assert ledger.cut(1_010, 1_000).inside == 1
 
 
 def test_planned_probes_are_no_samples_until_they_leave() -> None:
     ledger = filled(2)
     ledger.plan(array(0, 0), array(1_020, 1_030))
-    assert len(ledger.cut(9_999).due) == 2
+    assert len(ledger.cut(9_999, 1_000).due) == 2
     ledger.leave(1, 1_025, REFUSED)
     ledger.leave(1, 1_400, SKIPPED)
-    samples = ledger.cut(9_999)
+    samples = ledger.cut(9_999, 1_000)
     assert samples.state.tolist() == [REFUSED, SKIPPED]
     assert samples.sent.tolist() == [1_025, 1_400]
 
@@ -77,7 +77,7 @@ def test_duplicates_within_a_batch_and_after_it() -> None:
     ledger = filled(3)
     ledger.answered(array(1, 1, 2, 1), array(1_050, 1_060, 1_070, 1_080), 0)
     ledger.answered(array(2, 0), array(1_090, 1_095), 0)
-    samples = ledger.cut(9_999)
+    samples = ledger.cut(9_999, 1_000)
     assert samples.rx.tolist() == [1_095, 1_050, 1_070]  # the first reply counts
     assert samples.duplicates.tolist() == [0, 2, 1]
 
@@ -87,13 +87,13 @@ def test_a_storm_of_duplicates_is_counted_up_to_255() -> None:
         ledger = filled(2)
         for batch in batches:
             ledger.answered(np.zeros(batch, np.int64), np.full(batch, 1_050), 0)
-        assert ledger.cut(9_999).duplicates.tolist() == [min(sum(batches) - 1, 255), 0], batches
+        assert ledger.cut(9_999, 1_000).duplicates.tolist() == [min(sum(batches) - 1, 255), 0], batches
 
 
 def test_without_a_stamp_our_clock_stands_in() -> None:
     ledger = filled(2)
     ledger.answered(array(0, 1), array(0, 1_060), 5_000)
-    samples = ledger.cut(9_999)
+    samples = ledger.cut(9_999, 1_000)
     assert samples.rx.tolist() == [5_000, 1_060]
     assert samples.unstamped.tolist() == [True, False]
 
@@ -101,7 +101,7 @@ def test_without_a_stamp_our_clock_stands_in() -> None:
 def test_replies_after_the_window_closed_are_strays_of_their_flow() -> None:
     ledger = filled(6, flows=3)
     ledger.answered(array(0), array(1_050), 0)
-    ledger.cut(1_030)
+    ledger.cut(1_030, 1_000)
     ledger.answered(array(1, 0, 1, 2, 3), array(2_001, 2_002, 2_003, 2_004, 2_005), 0)
     ledger.failed(2, local=False)
     ledger.failed(2, local=False)
@@ -109,7 +109,7 @@ def test_replies_after_the_window_closed_are_strays_of_their_flow() -> None:
     assert ledger.late.tolist() == [0, 1, 1]
     assert ledger.late_duplicates.tolist() == [1, 1, 0]
     assert ledger.late_errors.tolist() == [0, 0, 1]
-    samples = ledger.cut(9_999)
+    samples = ledger.cut(9_999, 1_000)
     assert samples.rx.tolist() == [2_005, 0, 0]
     assert samples.state.tolist() == [SENT, SENT, SENT | ERROR]
 
@@ -120,7 +120,7 @@ def test_icmp_errors_say_whose_they_are() -> None:
     ledger.failed(1, local=True)
     ledger.failed(7, local=True)
     ledger.failed(-1, local=True)
-    assert ledger.cut(9_999).state.tolist() == [SENT | ERROR, SENT | ERROR | LOCAL, SENT]
+    assert ledger.cut(9_999, 1_000).state.tolist() == [SENT | ERROR, SENT | ERROR | LOCAL, SENT]
 
 
 def test_numbers_that_were_never_sent_are_not_known() -> None:
@@ -139,7 +139,7 @@ def test_the_ring_wraps_and_forgets_the_oldest() -> None:
         newest = ledger.head - 1
         ledger.stamped(ids(newest), array(3))
         ledger.answered(array(newest), array(4), 0)
-        samples = ledger.cut(1 << 40)
+        samples = ledger.cut(1 << 40, 1_000)
         assert samples.inside == 500
         assert (samples.tx != 0).tolist() == (samples.rx != 0).tolist() == [False] * 499 + [True]
     kept = 5_000 - SIZE
@@ -153,7 +153,7 @@ def test_what_is_overwritten_before_its_window_closed_is_counted() -> None:
     send(ledger, SIZE + 5)
     send(ledger, 7)
     assert ledger.overrun == 12
-    samples = ledger.cut(1 << 40)
+    samples = ledger.cut(1 << 40, 1_000)
     assert samples.inside == SIZE
     assert samples.due[0] == 1_000 + 12 * 10
 
@@ -163,24 +163,24 @@ def test_stamp_ids_are_unwrapped_across_32_bits(first: int) -> None:
     ledger = filled(10, first=first)
     numbers = [first + n for n in range(10)]
     ledger.stamped(ids(*numbers), array(*range(1, 11)))
-    assert ledger.cut(1 << 60).tx.tolist() == list(range(1, 11))
+    assert ledger.cut(1 << 60, 1_000).tx.tolist() == list(range(1, 11))
 
 
 def test_ids_of_no_probe_stamp_nothing() -> None:
     ledger = filled(3)
     ledger.stamped(ids(3, 100, -1, 1 << 31), array(9, 9, 9, 9))
     send(ledger, 2)
-    assert ledger.cut(1 << 60).tx.tolist() == [0] * 5
+    assert ledger.cut(1 << 60, 1_000).tx.tolist() == [0] * 5
 
 
 def test_a_stamp_of_an_overwritten_probe_goes_to_no_other() -> None:
     ledger = filled(SIZE)
-    ledger.cut(1 << 60)
+    ledger.cut(1 << 60, 1_000)
     ledger.plan(array(0, 0), array(50_000, 50_010))
     # Number 0 and 1 lost their rows to the probes just planned, which have not left.
     ledger.stamped(ids(0, 1), array(7, 7))
     ledger.leave(2, 50_010, REFUSED)
-    assert ledger.cut(1 << 60).tx.tolist() == [0, 0]
+    assert ledger.cut(1 << 60, 1_000).tx.tolist() == [0, 0]
 
 
 def test_a_short_quote_is_found_among_the_last_65536() -> None:
@@ -192,19 +192,19 @@ def test_a_short_quote_is_found_among_the_last_65536() -> None:
 
 def test_a_flow_counts_as_stamped_once_one_of_its_probes_was() -> None:
     ledger = filled(4, flows=2)
-    assert ledger.cut(1_010).stamping.tolist() == [False, False]
+    assert ledger.cut(1_010, 1_000).stamping.tolist() == [False, False]
     ledger.stamped(ids(3), array(5))
-    assert ledger.cut(1_020).stamping.tolist() == [False, True]
-    assert ledger.cut(1_030).stamping.tolist() == [False, True]
+    assert ledger.cut(1_020, 1_000).stamping.tolist() == [False, True]
+    assert ledger.cut(1_030, 1_000).stamping.tolist() == [False, True]
 
 
 def test_a_local_error_says_that_without_a_stamp_nothing_left() -> None:
     ledger = filled(4, flows=2)
-    ledger.cut(1_020)
+    ledger.cut(1_020, 1_000)
     ledger.failed(1, local=True)
     # The probe was judged when its window closed, so the error is no stray; the next ones are known by it.
     assert ledger.late_errors.tolist() == [0, 0]
-    assert ledger.cut(1_040).stamping.tolist() == [False, True]
+    assert ledger.cut(1_040, 1_000).stamping.tolist() == [False, True]
 
 
 @dataclass
@@ -331,7 +331,7 @@ def test_as_a_dictionary(seed: int, rounds: int, first: int) -> None:
             model.failed(number, local)
         if random.random() < 0.5:
             until = now - random.randrange(600)
-            samples = ledger.cut(until)
+            samples = ledger.cut(until, 1_000)
             assert (samples.inside, as_rows(samples)) == model.cut(until)
             assert set(np.flatnonzero(samples.stamping).tolist()) == model.stamping
     for column, counted in (
