@@ -79,28 +79,47 @@ class Overflows:
         would have
         been answered while the buffer was full, so that a TX stamp may be missing.
         """
-        free = open_ends.copy()
-        blurred = np.zeros(len(sent), np.bool_)
-        left_over: list[tuple[_Overflow, int]] = []
-        for overflow in reversed(self._all):
-            blurred |= (latest > overflow.since) & (sent <= overflow.until)
-            rows = np.flatnonzero(free & (latest > overflow.since) & (earliest <= overflow.until))
-            taken = rows[max(0, len(rows) - overflow.drops) :]
-            free[taken] = False
-            left_over.append((overflow, overflow.drops - len(taken)))
-            overflow.drops -= int((taken < inside).sum())
-        for overflow, drops in reversed(left_over):
-            wide = (
-                free[:inside] & (sent[:inside] + timeout > overflow.since) & (sent[:inside] <= overflow.until)
-            )
-            taken = np.flatnonzero(wide)[:drops]
-            free[taken] = False
-            overflow.drops -= len(taken)
+        blurred = np.zeros(inside, np.bool_)
+        for overflow in self._all:
+            blurred |= (latest[:inside] > overflow.since) & (sent[:inside] <= overflow.until)
+        likely = self._likely(earliest, latest, open_ends)[:inside]
+        hidden = self._explained(sent[:inside], open_ends[:inside], timeout)
+        if (count := int(hidden.sum())) < int(open_ends[:inside].sum()):
+            # Some of them were lost by the network. How many is certain, which is not.
+            unlikely = np.flatnonzero(hidden & ~likely)
+            likely_rows = np.flatnonzero(likely)[-count:] if count else unlikely[:0]
+            hidden = np.zeros(inside, np.bool_)
+            hidden[likely_rows] = True
+            hidden[unlikely[: count - len(likely_rows)]] = True
         if len(sent) > inside:
             # Nothing that comes later was sent before this.
             first_open = int(sent[inside])
             self._all = [overflow for overflow in self._all if overflow.until >= first_open]
-        return (open_ends & ~free)[:inside], blurred[:inside]
+        return hidden, blurred
+
+    def _explained(self, sent: Ints, free: Mask, timeout: int) -> Mask:
+        """As many probes as the counted drops explain, taken off the counts.
+
+        Probes and overflows are in order of time, so serving the oldest probe from the oldest overflow that
+        it had
+        its time in explains the most, and leaves the most for those that come later.
+        """
+        hidden = np.zeros(len(free), np.bool_)
+        for overflow in self._all:
+            open_then = free & ~hidden & (sent + timeout > overflow.since) & (sent <= overflow.until)
+            taken = np.flatnonzero(open_then)[: overflow.drops]
+            hidden[taken] = True
+            overflow.drops -= len(taken)
+        return hidden
+
+    def _likely(self, earliest: Ints, latest: Ints, free: Mask) -> Mask:
+        """The last of those whose replies should have come during each overflow."""
+        likely = np.zeros(len(free), np.bool_)
+        for overflow in reversed(self._all):
+            should = free & ~likely & (latest > overflow.since) & (earliest <= overflow.until)
+            rows = np.flatnonzero(should)
+            likely[rows[max(0, len(rows) - overflow.drops) :]] = True
+        return likely
 
 
 def usual_arrivals(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
 from probe.sockets.memory import Fate, Rule, lossless
@@ -99,3 +103,31 @@ def test_a_window_of_hidden_probes_only_has_no_loss() -> None:
     totals = driver.totals()
     assert (totals["sent"], totals["lost"]) == (0, 0)
     assert totals["errors"] == len(driver.socket.sent)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    room=st.integers(0, 150),
+    longest=st.sampled_from([1, 10, 60, 150]),
+    loss=st.sampled_from([0.0, 0.02, 0.3]),
+    flows=st.integers(1, 4),
+)
+def test_whatever_the_delays_are_no_more_is_lost_than_was(
+    seed: int, room: int, longest: int, loss: float, flows: int
+) -> None:
+    random = Random(seed)
+    lost = 0
+
+    def rule(_: int, _packet: bytes) -> Fate:
+        nonlocal lost
+        if random.random() < loss:
+            lost += 1
+            return Fate(())
+        return Fate((random.randrange(100 * MICROSECOND, longest * MILLISECOND),))
+
+    driver = driven(rule, room, flows=flows)
+    totals = [driver.totals(flow) for flow in range(flows)]
+    assert sum(total["lost"] for total in totals) == lost
+    assert sum(total["errors"] for total in totals) == driver.socket.dropped
+    assert sum(total["late"] for total in totals) == 0
