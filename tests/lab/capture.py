@@ -77,8 +77,9 @@ class RoundTrip:
 class Capture:
     """`with Capture(namespace) as capture: ...`; afterwards the packets are there, complete and in order.
 
-    `quiet`: they wait in the kernel's buffer until the end. Waking a reader for each packet takes time between the
-    tap and the driver, which then is in what is compared with a driver's TX stamp; and it takes a core's time.
+    `quiet`: they wait in the kernel's buffer until the end. Waking a reader for each packet takes time
+    between the tap and the driver, which then is in what is compared with a driver's TX stamp; and a core's
+    time.
 
     Raises: AssertionError at the end where the kernel dropped packets here: then there is no truth to compare
     with.

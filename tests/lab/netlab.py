@@ -23,16 +23,20 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pyroute2 import NetNS, netns
+
+if TYPE_CHECKING:
+    from tests.lab.emulated import EmulatedLink
+    from tests.lab.link import Impairments
 
 T = TypeVar("T")
 
 _NETNS_DIR = Path("/run/netns")
 _PREFIX = "coloprobe"
 _CLONE_NEWNET = 0x40000000
-_IFA_F_NODAD = 0x02
+IFA_F_NODAD = 0x02
 _NUD_PERMANENT = 0x80
 _numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -235,6 +239,7 @@ class Lab:
 
     def __init__(self) -> None:
         self._namespaces: list[Namespace] = []
+        self._emulated: list[EmulatedLink] = []
         self._links = 0
 
     def __enter__(self) -> Self:
@@ -251,7 +256,10 @@ class Lab:
             namespace.stop_children()
             with contextlib.suppress(FileNotFoundError):
                 netns.remove(namespace.name)
+        for link in self._emulated:
+            link.discard()
         self._namespaces.clear()
+        self._emulated.clear()
 
     def namespace(self, label: str = "ns") -> Namespace:
         """A namespace with loopback up and the laboratory's sysctls."""
@@ -295,7 +303,7 @@ class Lab:
                 index = handle.link_lookup(ifname=name)[0]
                 for network in networks:
                     # Without duplicate address detection an address is usable at once.
-                    flags = _IFA_F_NODAD if network.version == 6 else 0
+                    flags = IFA_F_NODAD if network.version == 6 else 0
                     handle.addr(
                         "add",
                         index=index,
@@ -320,6 +328,33 @@ class Lab:
         near, far = self.namespace("near"), self.namespace("far")
         self.link(near, far, static_neighbours=static_neighbours, mtu=mtu)
         return near, far
+
+    def emulated(
+        self,
+        forward: Impairments | None = None,
+        backward: Impairments | None = None,
+        *,
+        seed: int | str = 0,
+        log: Path | None = None,
+        logging: bool = True,
+        mtu: int = 1500,
+    ) -> EmulatedLink:
+        """Like `pair`, with a link that does to packets what is asked for and logs what it did.
+
+        forward, backward: from `near` to `far` and back; None: nothing. log: a file that stays.
+        logging: whether to log at all.
+        """
+        from tests.lab.emulated import EmulatedLink
+        from tests.lab.link import Impairments
+
+        near, far = self.namespace("near"), self.namespace("far")
+        number, self._links = self._links, self._links + 1
+        directions = forward or Impairments(), backward or Impairments()
+        link = EmulatedLink(
+            near, far, *directions, number=number, seed=seed, log=log, logging=logging, mtu=mtu
+        )
+        self._emulated.append(link)
+        return link
 
 
 def remove_leftovers() -> None:
