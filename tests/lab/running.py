@@ -29,9 +29,9 @@ id = "lab"
 state_dir = "{state}"
 {agent}
 [window]
-length = "1s"
+length = "{window}"
 timeout = "200ms"
-histogram = "1s"
+histogram = "{window}"
 [defaults]
 interval = "{interval}"
 [mqtt]
@@ -79,6 +79,7 @@ class LabAgent:
         targets: str | dict[str, str],
         *,
         interval: str = "10ms",
+        window: str = "1s",
         agent: str = "",
     ) -> None:
         self.log = directory / "agent.log"
@@ -88,7 +89,8 @@ class LabAgent:
         if isinstance(targets, dict):
             targets = "\n".join(f'[[target]]\nname = "{n}"\naddress = "{a}"' for n, a in targets.items())
         self._file.write_text(
-            AGENT.format(state=self._state, agent=agent, interval=interval, targets=targets), encoding="utf-8"
+            AGENT.format(state=self._state, agent=agent, interval=interval, window=window, targets=targets),
+            encoding="utf-8",
         )
         self._process: subprocess.Popen[str] | None = None
 
@@ -109,6 +111,10 @@ class LabAgent:
 
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def spooled(self) -> list[Point]:
+        """Every point that it has spooled so far."""
+        return spooled(self._state)
 
     def stop(self) -> list[Point]:
         """SIGTERM; every point that it has ever spooled. Fails where it did not end well."""

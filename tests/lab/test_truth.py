@@ -1,0 +1,388 @@
+"""An agent and pings over links that do their worst in, every count of every window held against the wire
+out.
+
+Two witnesses have to tell the same story first: the emulator's log of what it did, and a capture at the
+prober's end. From the capture, `tests.lab.definitions` works out what docs/measuring.md says the fields have
+to be.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from probe.telemetry.lines import Point
+from tests.lab.capture import Capture
+from tests.lab.definitions import (
+    CLOSE,
+    MS,
+    Expected,
+    Range,
+    Seen,
+    Window,
+    closing,
+    expect,
+    flow,
+    jitter,
+    longest,
+    percentile,
+)
+from tests.lab.emulated import EmulatedLink
+from tests.lab.link import (
+    Chance,
+    Constant,
+    Duplicate,
+    Every,
+    GilbertElliott,
+    Impairments,
+    Rate,
+    Reorder,
+    Trace,
+    Uniform,
+)
+from tests.lab.netlab import Lab, Namespace
+from tests.lab.running import LabAgent, probes
+from tests.lab.truthlog import BACKWARD, DELIVERED, FORWARD, HEAD, IN_FLIGHT, LOST, TruthLog
+from tests.system.commands import DEADLINE_S, coloprobe, wait_for
+
+LENGTH, TIMEOUT = 500 * MS, 200 * MS
+# A window is closed at the first tick (10 ms) at which nothing can be in time any more, and a tick is late by
+# another at most, or the agent says so (`late_ticks`).
+CLOSING, CLOSING_LATE = 25 * MS, 400 * MS
+PINGS, PING_INTERVAL = 160, 5 * MS
+PERCENTILES = {
+    "rtt_p50_ns": (1, 2),
+    "rtt_p90_ns": (9, 10),
+    "rtt_p99_ns": (99, 100),
+    "rtt_p999_ns": (999, 1000),
+}
+# What a shared machine may do to a single time; what it is like by itself is measured by the benchmarks.
+OFF_AT_MOST, OFF_MEDIAN = 5 * MS, 100_000
+
+
+@dataclass(frozen=True)
+class Mix:
+    """`shows`: fields that must not be 0 in a run with it, or the run proves nothing."""
+
+    forward: Impairments = field(default_factory=Impairments)
+    backward: Impairments = field(default_factory=Impairments)
+    shows: tuple[str, ...] = ()
+
+
+FEW_MS = Uniform(200_000, 3 * MS)
+# Around the timeout of 200 ms, on both sides of it, and never within what a stalled emulator might add.
+AROUND = Trace((150 * MS, 190 * MS, 215 * MS, 1 * MS, 260 * MS, 199 * MS - MS, 203 * MS))
+STALLS = Trace((120 * MS, *(1 * MS,) * 60))
+
+MIXES = {
+    "every-seventh": Mix(Impairments(loss=Every(7)), Impairments(delay=Constant(MS)), ("lost",)),
+    "random": Mix(Impairments(FEW_MS, Chance(0.06)), Impairments(FEW_MS, Chance(0.04)), ("lost",)),
+    "bursts": Mix(
+        Impairments(FEW_MS, GilbertElliott(0.03, 0.25)),
+        Impairments(Constant(MS), GilbertElliott(0.02, 0.5, 0.01, 0.8)),
+        ("lost",),
+    ),
+    "duplicates": Mix(
+        Impairments(Constant(MS), duplicate=Duplicate(Every(5), 300_000)),
+        Impairments(Constant(MS), duplicate=Duplicate(Chance(0.2), 12 * MS)),
+        ("duplicates",),
+    ),
+    "reordered": Mix(
+        Impairments(Constant(MS), reorder=Reorder(Every(9), 25 * MS)),
+        Impairments(Uniform(0, 40 * MS), keep_order=False),
+        ("reordered",),
+    ),
+    "late": Mix(
+        Impairments(Constant(MS), loss=Every(13)),
+        Impairments(Constant(MS), reorder=Reorder(Every(11), 230 * MS)),
+        ("late", "lost", "reordered"),
+    ),
+    "too-late-for-its-window": Mix(
+        Impairments(Constant(MS), duplicate=Duplicate(Every(4), 900 * MS)),
+        Impairments(Constant(MS), reorder=Reorder(Every(6), 700 * MS)),
+        ("late", "lost", "duplicates"),
+    ),
+    "around-the-timeout": Mix(
+        Impairments(), Impairments(AROUND, keep_order=False), ("late", "lost", "reordered", "received")
+    ),
+    "narrow": Mix(
+        Impairments(STALLS, rate=Rate(1_500_000, queue=4)),
+        Impairments(rate=Rate(2_000_000, queue=20)),
+        ("lost", "received"),
+    ),
+    "dead-backward": Mix(Impairments(Constant(MS)), Impairments(loss=Every(1)), ("lost",)),
+    "all-at-once": Mix(
+        Impairments(
+            FEW_MS,
+            GilbertElliott(0.02, 0.4),
+            Duplicate(Every(6), 2 * MS),
+            Reorder(Chance(0.1), 30 * MS),
+            Rate(20_000_000, 50),
+        ),
+        Impairments(
+            Uniform(0, 20 * MS), Chance(0.02), Duplicate(Chance(0.1), 400 * MS), Reorder(Every(17), 300 * MS)
+        ),
+        ("lost", "late", "duplicates", "reordered", "received"),
+    ),
+}
+
+# Name, address, interval: flows of one socket and of two, a tick or less between probes, and more.
+ROUTED = "10.50.0.0/24", "fd50::/64"
+PINGED = "10.50.0.200", "fd50::200"
+TARGETS = [
+    ("four", "10.50.0.1", 5 * MS),
+    ("four-slow", "10.50.0.2", 25 * MS),
+    ("six", "fd50::1", 10 * MS),
+    ("six-slow", "fd50::2", 50 * MS),
+]
+
+
+def settings() -> str:
+    return "\n".join(
+        f'[[target]]\nname = "{name}"\naddress = "{address}"\ninterval = "{interval}ns"'
+        for name, address, interval in TARGETS
+    )
+
+
+def assert_same_story(capture: Capture, log: TruthLog, link: EmulatedLink) -> None:
+    """Each packet of the capture is in the log and the other way round, in the same order; counters agree."""
+    ours = [packet for packet in capture.packets if not is_multicast(packet.data)]
+    sent, came = log.of(FORWARD), log.of(BACKWARD)
+    assert [packet.data[:HEAD] for packet in ours if packet.outgoing] == [packet.head for packet in sent]
+    written = sorted(
+        (copy.written_ns, packet.head)
+        for packet in came
+        for copy in packet.copies
+        if copy.written_ns is not None
+    )
+    assert [packet.data[:HEAD] for packet in ours if not packet.outgoing] == [head for _, head in written]
+    for traffic, packets in zip(link.traffic(), (sent, came), strict=True):
+        copies = [copy for packet in packets for copy in packet.copies]
+        assert [packet.number for packet in packets] == list(range(1, traffic.arrived + 1))
+        outcomes = [packet.outcome for packet in packets]
+        assert outcomes.count(LOST) == traffic.lost
+        assert outcomes.count(DELIVERED) + outcomes.count(IN_FLIGHT) == traffic.arrived - traffic.lost
+        assert sum(copy.written_ns is not None for copy in copies) == traffic.delivered
+        assert sum(copy.written_ns is None for copy in copies) == traffic.in_flight
+        assert sum(len(packet.copies) - 1 for packet in packets if packet.copies) == traffic.duplicated
+        assert traffic.refused == 0
+
+
+def is_multicast(data: bytes) -> bool:
+    return data[16] >= 224 if data[0] >> 4 == 4 else data[24] == 0xFF
+
+
+@dataclass
+class Errors:
+    """How far measured times are from the capture's, ns."""
+
+    rtts: list[int] = field(default_factory=list)
+    summaries: list[int] = field(default_factory=list)
+
+    def check(self) -> None:
+        for name, values in (("rtt", self.rtts), ("rtt fields", self.summaries)):
+            if values:
+                off = sorted(map(abs, values))
+                shown = f"median {median(off) / 1e3:.1f}, p99 {percentile(off, 99, 100) / 1e3:.1f}"
+                print(f"{name}: {len(off)} compared, {shown}, max {off[-1] / 1e3:.1f} us from the capture")
+                assert median(off) < OFF_MEDIAN
+                assert off[-1] < OFF_AT_MOST
+
+
+def windows_of(seen: Sequence[Seen], points: Sequence[Point], starts: Sequence[int]) -> list[Window]:
+    """The flow's probes dealt to its windows: in order, so many to each as its point says were sent.
+
+    The wire shows when probes left, not when they were due; so that the point's `sent` is no mere belief,
+    none may have left before its window began, nor later than it may after its end.
+    """
+    ends = [*starts[1:], (starts[-1] // LENGTH + 1) * LENGTH]
+    sent = {point.time_ns: int(point.fields["sent"]) for point in points}
+    windows, rest = [], list(seen)
+    for start, end in zip(starts, ends, strict=True):
+        mine = rest[: sent.get(start, 0)]
+        del rest[: len(mine)]
+        assert all(start <= probe.sent_ns < end + 250 * MS + CLOSING_LATE for probe in mine)
+        windows.append(Window(start, closing(end, TIMEOUT), mine))
+    return windows
+
+
+def compare(point: Point, expected: Expected, errors: Errors) -> None:
+    """Every field of one point."""
+    fields = point.fields
+    found = {name: int(fields[name]) for name in expected.counts}
+    wrong = {
+        name: (found[name], wanted) for name, wanted in expected.counts.items() if found[name] not in wanted
+    }
+    assert not wrong, f"(found, expected) {wrong} in {point}"
+    assert (fields["errors"], fields["unstamped"]) == (0, 0), point
+    assert fields["loss"] == found["lost"] / found["sent"]
+    if expected.unsure:
+        return
+    if not expected.rtts:
+        assert not [name for name in fields if name.startswith(("rtt", "jitter", "ipdv"))]
+        return
+    wanted: dict[str, float] = {n: percentile(expected.rtts, *p) for n, p in PERCENTILES.items()}
+    wanted |= {"rtt_min_ns": min(expected.rtts), "rtt_max_ns": max(expected.rtts)}
+    wanted["rtt_mean_ns"] = sum(expected.rtts) / len(expected.rtts)
+    errors.summaries += [round(float(fields[name]) - value) for name, value in wanted.items()]
+    assert ("jitter_ns" in fields) == (len(expected.rtts) > 1)
+    assert ("ipdv_mean_ns" in fields) == bool(expected.ipdv)
+    if expected.ipdv:
+        off = float(fields["ipdv_mean_ns"]) - sum(expected.ipdv) / len(expected.ipdv)
+        errors.summaries += [round(off), int(fields["ipdv_p99_ns"]) - percentile(expected.ipdv, 99, 100)]
+    if len(expected.rtts) > 1:
+        errors.summaries.append(round(float(fields["jitter_ns"]) - jitter(expected.by_arrival)))
+
+
+def check_agent(points: Sequence[Point], capture: Capture, stopped_ns: int, shows: Sequence[str]) -> None:
+    echoes, errors, exact, ranges = capture.echoes(), Errors(), 0, 0
+    about = [point.fields for point in points if point.measurement == "agent"]
+    skipped, late_ticks = (max(int(fields[name]) for fields in about) for name in ("skipped", "late_ticks"))
+    lasts = CLOSING_LATE if late_ticks else CLOSING
+    starts = sorted({point.time_ns for point in points if point.measurement == "probe"})
+    found: dict[str, int] = dict.fromkeys(shows, 0)
+    for name, address, interval in TARGETS:
+        mine = probes(points, name)
+        by_start = {point.time_ns: point for point in mine}
+        windows = windows_of(flow(echoes, address), mine, starts)
+        full, so_far = 0, {"late": 0, "duplicates": 0}
+        for at, (window, expected) in enumerate(zip(windows, expect(windows, TIMEOUT, lasts), strict=True)):
+            if window.closing_ns + lasts > stopped_ns:
+                break  # the agent's end cut it short
+            if window.start_ns not in by_start:
+                assert at == 0
+                assert not window.probes
+                continue
+            point = by_start[window.start_ns]
+            compare(point, expected, errors)
+            for field_name, wanted in expected.so_far.items():
+                so_far[field_name] += int(point.fields[field_name])
+                assert so_far[field_name] in wanted, (field_name, so_far, point)
+            exact += sum(wanted.exact for wanted in expected.counts.values())
+            ranges += sum(not wanted.exact for wanted in expected.counts.values())
+            for field_name in shows:
+                found[field_name] += int(point.fields[field_name])
+            if window.start_ns % LENGTH == 0 and at > 1:
+                full += 1
+                assert skipped or point.fields["sent"] == LENGTH // interval
+        assert full >= 2
+    print(f"{exact} counts exact, {ranges} within a range; {late_ticks} late ticks")
+    # Only what arrives in the very ticks in which a window is closed may count there or in the next.
+    assert late_ticks or ranges * 3 < exact
+    assert all(found.values()), f"this run showed nothing: {found}"
+    errors.check()
+
+
+def check_ping(lines: Sequence[dict[str, Any]], seen: Sequence[Seen], ended_ns: int, errors: Errors) -> None:
+    """Every probe's line, and the summary's counts."""
+    *said, summary = lines
+    assert [probe.number for probe in seen] == list(range(PINGS))
+    outcomes: dict[int, list[str]] = {number: [] for number in range(PINGS)}
+    for line in said:
+        outcomes[line["seq"]].append(line["outcome"])
+        if line["outcome"] in ("received", "late"):
+            assert line["stamp"] == "kernel"
+            errors.rtts.append(line["rtt_ns"] - (seen[line["seq"]].rtt() or 0))
+    # It goes on for as long as a probe may still be answered in time, and a little more.
+    hears_ns = max(min(p.first or p.sent_ns + TIMEOUT, p.sent_ns + TIMEOUT) for p in seen) - MS
+    late = duplicates = reordered = 0
+    latest: dict[str, int] = {"late": 0, "duplicates": 0, "reordered": 0}
+    passed = passed_by(seen)
+    for probe in seen:
+        heard = [reply for reply in probe.replies if reply < hears_ns]
+        maybe = [reply for reply in probe.replies if reply < ended_ns]
+        rtt = probe.rtt()
+        assert rtt is None or abs(rtt - TIMEOUT) > CLOSE, "too close to the timeout to tell"
+        is_late = rtt is not None and rtt > TIMEOUT
+        got = outcomes[probe.number]
+        allowed = []
+        for replies in {len(heard), len(maybe)} | set(range(len(heard), len(maybe) + 1)):
+            again = ["duplicate"] * max(replies - 1, 0)
+            if not is_late and replies:
+                allowed.append(["received", *again])
+            elif replies:
+                allowed += [["late", *again], ["lost", "late", *again]]
+            else:
+                allowed.append(["lost"])
+        assert sorted(got) in [sorted(one) for one in allowed], (probe, got, allowed)
+        late += is_late and bool(heard)
+        latest["late"] += is_late and bool(maybe)
+        duplicates += max(len(heard) - 1, 0)
+        latest["duplicates"] += max(len(maybe) - 1, 0)
+        reordered += passed[probe.number] and bool(heard) and not straddles(probe)
+        latest["reordered"] += passed[probe.number] and bool(maybe)
+    lost = [(rtt := probe.rtt()) is None or rtt > TIMEOUT for probe in seen]
+    assert summary["sent"] == PINGS
+    assert (summary["lost"], summary["received"]) == (sum(lost), PINGS - sum(lost))
+    assert summary["loss_burst_max"] == longest(lost)
+    assert (summary["errors"], summary["unstamped"]) == (0, 0)
+    for name, least in (("late", late), ("duplicates", duplicates), ("reordered", reordered)):
+        assert summary[name] in Range(least, latest[name]), (name, summary, least, latest)
+    assert summary["late"] == sum("late" in got for got in outcomes.values())
+    assert summary["duplicates"] == sum(got.count("duplicate") for got in outcomes.values())
+
+
+def passed_by(seen: Sequence[Seen]) -> list[bool]:
+    return [
+        probe.first is not None and any(later.first < probe.first for later in seen[at + 1 :] if later.first)
+        for at, probe in enumerate(seen)
+    ]
+
+
+def straddles(probe: Seen) -> bool:
+    """Whether its window of 10 s, ping's own, may have been closed before its reply came."""
+    return any(
+        probe.first is not None and probe.first > closing(end, TIMEOUT) - MS
+        for end in [
+            (probe.sent_ns // (10_000 * MS) + 1) * 10_000 * MS,
+            probe.sent_ns // (10_000 * MS) * 10_000 * MS,
+        ]
+        if probe.sent_ns - 250 * MS < end
+    )
+
+
+def start_ping(near: Namespace, address: str) -> subprocess.Popen[str]:
+    timing = ("-i", f"{PING_INTERVAL}ns", "-W", f"{TIMEOUT}ns")
+    command = coloprobe("ping", address, "-c", str(PINGS), *timing, "--json")
+    return near.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_every_count_of_every_window_is_what_the_wire_says(lab: Lab, tmp_path: Path, mix: str) -> None:
+    asked = MIXES[mix]
+    link = lab.emulated(asked.forward, asked.backward, seed=mix)
+    for network in ROUTED:
+        link.far.answer_for(network)
+        link.near.route(network, link.far.ipv4 if "." in network else link.far.ipv6)
+    agent = LabAgent(link.near, tmp_path, settings(), window=f"{LENGTH}ns")
+    with Capture(link.near, quiet=True) as capture:
+        agent.start()
+        pings = [start_ping(link.near, address) for address in PINGED]
+        said = [ping.communicate(timeout=DEADLINE_S) for ping in pings]
+        ended_ns = time.time_ns()
+
+        def enough() -> bool:
+            assert agent.running(), agent.text()
+            assert link.running
+            return link.traffic()[0].arrived >= 2 * PINGS + 1200
+
+        wait_for(enough, "1200 probes of the agent")
+        stopped_ns = time.time_ns()
+        points = agent.stop()
+        log = link.stop()
+    assert_same_story(capture, log, link)
+    check_agent(points, capture, stopped_ns, asked.shows)
+    errors, echoes = Errors(), capture.echoes()
+    for address, (output, complaints) in zip(PINGED, said, strict=True):
+        assert not complaints
+        lines = [json.loads(line) for line in output.splitlines()]
+        check_ping(lines, flow(echoes, address), ended_ns, errors)
+    errors.check()
