@@ -372,6 +372,10 @@ class Agent:
             self.uplink.settings_sha256 = digest(settings)
             self.uplink.wake()
             old = self._runs[-1]
+            # For a while both are open, and either sees the replies to the other's probes.
+            new.measurement.know([run.measurement for run in self._runs])
+            for run in self._runs:
+                run.measurement.know([new.measurement])
             self._runs.append(new)
             self._start(new)
             await self._end(old)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +55,12 @@ class Measurement:
     @property
     def flows(self) -> int:
         return len(self.tags)
+
+    def know(self, others: Sequence[Measurement] = ()) -> None:
+        """Tell every channel whose replies it sees besides its own: those of this one and of `others`."""
+        channels = [channel for each in (self, *others) for channel in each.engine.channels]
+        for channel in self.engine.channels:
+            channel.know([other for other in channels if other.socket.family == channel.socket.family])
 
     def counters(self) -> dict[str, int]:
         """What the sockets saw, summed over all of them."""
@@ -152,8 +158,6 @@ def build(
                 base_id=base,
             )
         )
-    for channel in channels:
-        channel.know([other for other in channels if other.socket.family == channel.socket.family])
     engine = Engine(
         channels,
         clock,
@@ -166,4 +170,8 @@ def build(
         load=load,
     )
     tags = [tags_of(settings, target) for target in measured]
-    return Measurement(engine, list(tags), [series_text("probe", t) for t in tags], unmeasured, addresses)
+    measurement = Measurement(
+        engine, list(tags), [series_text("probe", t) for t in tags], unmeasured, addresses
+    )
+    measurement.know()
+    return measurement

@@ -112,10 +112,6 @@ class LabAgent:
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def spooled(self) -> list[Point]:
-        """Every point that it has spooled so far."""
-        return spooled(self._state)
-
     def stop(self) -> list[Point]:
         """SIGTERM; every point that it has ever spooled. Fails where it did not end well."""
         assert self._process is not None

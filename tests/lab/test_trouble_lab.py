@@ -1,0 +1,120 @@
+"""A host that gets in the agent's way in, the wire's losses and the host's own doing told apart out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from probe.telemetry.lines import Point
+from tests.lab.netlab import Namespace
+from tests.lab.running import LabAgent, probes, total
+from tests.lab.test_agent_lab import Pair, seen
+from tests.system.commands import wait_for
+
+STOPPED_S = 5
+# Our probes, by their length: 20 bytes of IP header and 64 of ICMP.
+OURS = ["ip length 84 icmp type echo-request"]
+
+
+def about(points: Sequence[Point], field: str) -> list[int | float]:
+    """What the agent said of itself, batch after batch."""
+    found = sorted((p for p in points if p.measurement == "agent"), key=lambda p: int(p.fields["batch"]))
+    return [p.fields[field] for p in found]  # type: ignore[misc]
+
+
+def host_events(points: Sequence[Point]) -> list[str]:
+    return [str(p.fields["text"]) for p in points if p.measurement == "event" and p.tags["kind"] == "host"]
+
+
+@contextlib.contextmanager
+def hogged(namespace: Namespace) -> Iterator[None]:
+    """Every processor busy with something else."""
+    hogs = namespace.popen(["stress-ng", "--cpu", str(2 * (os.cpu_count() or 1)), "--quiet"])
+    try:
+        yield
+    finally:
+        hogs.terminate()
+        hogs.wait(10)
+
+
+def test_a_stopped_process_loses_nothing_that_the_wire_did_not(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    rule = far.rule(every=7)
+    agent = LabAgent(near, tmp_path, {"far": far.ipv4}).start()
+    seen(agent, rule, 150)
+    os.kill(agent.pid, signal.SIGSTOP)
+    time.sleep(STOPPED_S)  # the length of the stop is the test's input
+    os.kill(agent.pid, signal.SIGCONT)
+    seen(agent, rule, rule.counts().seen + 250)
+    points = agent.stop()
+    windows, counts = probes(points, "far"), rule.counts()
+    assert (total(windows, "sent"), total(windows, "lost")) == (counts.seen, counts.hit)
+    assert total(windows, "late") == total(windows, "errors") == total(windows, "unstamped") == 0
+    # Every 10 ms one was due; those of the last 250 ms still left.
+    assert 100 * STOPPED_S - 100 <= about(points, "skipped")[-1] <= 100 * STOPPED_S + 100
+    assert about(points, "stalls")[-1] >= 1
+    (text,) = [text for text in host_events(points) if "did not run the agent" in text]
+    assert "it was stopped" in text
+
+
+def test_hogged_processors_change_no_count_and_are_told_of(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    rule = far.rule(every=7)
+    agent = LabAgent(near, tmp_path, {"far": far.ipv4})
+    with hogged(near):
+        agent.start()
+        wait_for(lambda: "no processor to spare" in agent.text(), "the host's trouble is told of")
+        seen(agent, rule, rule.counts().seen + 250)
+    points = agent.stop()
+    windows, counts = probes(points, "far"), rule.counts()
+    assert (total(windows, "sent"), total(windows, "lost")) == (counts.seen, counts.hit)
+    assert total(windows, "late") == total(windows, "errors") == total(windows, "unstamped") == 0
+    assert any("no processor to spare" in text for text in host_events(points))
+    assert max(about(points, "host_busy")) >= 0.97
+    assert about(points, "cpu_wait_ns")[-1] > 0
+
+
+def test_a_flooded_receive_buffer_is_no_loss_and_cannot_be_flooded_again(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    passed = far.rule("accept", matches=OURS)
+    targets = f'[engine]\nreceive_buffer = "64KiB"\n[[target]]\nname = "far"\naddress = "{far.ipv4}"'
+    agent = LabAgent(near, tmp_path, targets).start()
+    seen(agent, passed, 120)
+    flood = ["ping", "-q", "-f", "-l", "500", "-s", "8", "-w", "2", far.ipv4]
+    near.run(flood)
+    wait_for(lambda: "receive buffer was full" in agent.text(), "the flood is told of")
+    seen(agent, passed, passed.counts().seen + 120)
+    told = time.time_ns()
+    seen(agent, passed, passed.counts().seen + 120)
+    near.run(flood)
+    seen(agent, passed, passed.counts().seen + 250)
+    points = agent.stop()
+    windows = probes(points, "far")
+    assert total(windows, "lost") == total(windows, "late") == 0
+    assert total(windows, "sent") + total(windows, "errors") == passed.counts().seen
+    assert total(windows, "errors") > 0
+    # The second flood did not come through to our socket.
+    later = [window for window in windows if window.time_ns > told]
+    assert len(later) > 2
+    assert total(later, "errors") == 0
+    assert about(points, "socket_drops")[-1] > 0
+    assert any("receive buffer was full" in text for text in host_events(points))
+
+
+def test_a_reload_takes_no_reply_for_a_strangers(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    passed = far.rule("accept")
+    agent = LabAgent(near, tmp_path, {"far": far.ipv4}, interval="1ms").start()
+    for n in range(1, 4):
+        seen(agent, passed, passed.counts().seen + 500)
+        os.kill(agent.pid, signal.SIGHUP)
+        wait_for(lambda n=n: agent.text().count("settings reloaded") == n, "it has reloaded")  # type: ignore[misc]
+    seen(agent, passed, passed.counts().seen + 500)
+    points = agent.stop()
+    windows = probes(points, "far")
+    assert about(points, "foreign_packets")[-1] == 0
+    assert total(windows, "sent") == total(windows, "received") == passed.counts().seen
