@@ -105,7 +105,11 @@ class Channel:
         self._token = int(np.frombuffer(token, "u8")[0])
         self._token_bytes = token
         self._siblings = np.zeros(0, np.uint64)
-        self._writer = icmp.EchoWriter(probe_socket.rows, token, self._request, v4 and probe_socket.raw)
+        checksums, offset = probe_socket.checksums, probe_socket.row_offset
+        self._writer = icmp.EchoWriter(probe_socket.rows, token, self._request, checksums, offset)
+        self._besides: NDArray[np.int64] | None = None  # by flow: what checksums cover besides the message
+        if probe_socket.pseudo_sums is not None and not v4:
+            self._besides = probe_socket.pseudo_sums + self._sizes
         self._dues: list[int] = []
         self._at = 0  # how much of the plan has left
         self.due = FAR  # when the next probe has to leave (monotonic ns)
@@ -139,7 +143,8 @@ class Channel:
         numbers = self.ledger.plan(self._index[flows], dues)
         where = slice(0, len(flows))
         sizes = self._sizes[flows] if self._size is None else self._size
-        self._writer.write(where, numbers, self._ids[flows], sizes)
+        besides = 0 if self._besides is None else self._besides[flows]
+        self._writer.write(where, numbers, self._ids[flows], sizes, besides)
         self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
 
     def send(self, now: int, limit: int = ROWS) -> int:
@@ -211,7 +216,7 @@ class Channel:
             if replies is None:
                 break
             self._match(replies, clock.mono(), to_mono)
-            if len(replies.data) < BLOCK:
+            if not replies.full:
                 break
         while (stamps := self.socket.stamps()) is not None:
             if len(stamps.ids):

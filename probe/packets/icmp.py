@@ -78,25 +78,27 @@ def _echo_dtype(pitch: int, offset: int) -> np.dtype[np.void]:
 class EchoWriter:
     """Writes echo requests into a packet matrix, a block of rows at a time.
 
-    `rows`: uint8, shape (n, pitch), the matrix that sendmmsg reads. `token`: 8 secret bytes. IPv6 and ping
-    sockets leave
-    the checksum to the kernel (`checksums=False`).
+    `rows`: uint8, shape (n, pitch), the matrix that sendmmsg reads. `token`: 8 secret bytes. Raw IPv6 and
+    ping sockets leave
+    the checksum to the kernel (`checksums=False`). `offset`: the byte of a row at which the request begins.
     """
 
-    def __init__(self, rows: NDArray[np.uint8], token: bytes, request_type: int, checksums: bool) -> None:
-        rows[:, HEADER:] = np.frombuffer(_PADDING * (rows.shape[1] // 64 + 1), np.uint8)[
-            : rows.shape[1] - HEADER
-        ]
-        self._view = echo_view(rows)
+    def __init__(
+        self, rows: NDArray[np.uint8], token: bytes, request_type: int, checksums: bool, offset: int = 0
+    ) -> None:
+        longest = rows.shape[1] - offset
+        padding = np.frombuffer(_PADDING * (longest // 64 + 1), np.uint8)
+        rows[:, offset + HEADER :] = padding[: longest - HEADER]
+        self._view = echo_view(rows, offset)
         self._view["type"] = request_type
         self._view["code"] = 0
         self._view["checksum"] = 0
         self._view["token"] = np.frombuffer(token, "u8")[0]
         self._checksums = checksums
         self._fixed = int(word_sums(np.frombuffer(token, np.uint8).reshape(1, 8))[0]) + (request_type << 8)
-        self._padding_sums = np.zeros(rows.shape[1] + 1, np.int64)
+        self._padding_sums = np.zeros(longest + 1, np.int64)
         words = word_sums(np.frombuffer(_PADDING, np.uint8).reshape(32, 2))
-        for size in range(HEADER, rows.shape[1] + 1):
+        for size in range(HEADER, longest + 1):
             even = (size - HEADER) // 2
             total = int(words[: even % 32].sum()) + (even // 32) * int(words.sum())
             odd = _PADDING[(size - HEADER - 1) % 64] << 8 if size % 2 else 0
@@ -108,10 +110,12 @@ class EchoWriter:
         numbers: NDArray[np.int64],
         ids: NDArray[np.integer],
         sizes: NDArray[np.int64] | int,
+        besides: NDArray[np.int64] | int = 0,
     ) -> None:
         """Fill the rows of `where` with probes; all arrays have its length, at least 1.
 
-        `sizes` in bytes of IP payload: of each, or of all.
+        `sizes` in bytes of IP payload: of each, or of all. `besides`: sum of the 16-bit words that the
+        checksum covers besides the message (IPv6: the pseudo-header, RFC 8200 section 8.1).
         """
         view = self._view[where]
         view["id"] = ids
@@ -122,6 +126,7 @@ class EchoWriter:
             sums: NDArray[np.int64] = (numbers & 0xFFFF) << 1
             sums += ids
             sums += self._padding_sums[sizes]
+            sums += besides
             high = numbers >> 16
             if (high == high[0]).all():  # as nearly always
                 sums += self._fixed + _words(int(high[0]))

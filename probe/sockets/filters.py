@@ -21,6 +21,8 @@ import struct
 
 from probe.packets import icmp
 
+Program = list[tuple[int, int, int, int]]  # code, jump if true, jump if false, k per instruction
+
 SO_ATTACH_FILTER = 26
 # Opcodes (linux/bpf_common.h): class | size | mode, or class | operation | source.
 _LDX_HEADER = 0x01 | 0x10 | 0xA0  # X = 4 * (byte & 0xf): the length of an IPv4 header
@@ -32,7 +34,7 @@ _RETURN = 0x06
 _WHOLE = 0xFFFFFFFF
 
 
-def own_replies(family: int, first_id: int, ids: int) -> list[tuple[int, int, int, int]]:
+def own_replies(family: int, first_id: int, ids: int) -> Program:
     """The program for a raw socket of `family`: (code, jump if true, jump if false, k) per instruction.
 
     Echo replies pass whose identifier is one of `first_id` to `first_id + ids - 1` (mod 2^16); all else
@@ -53,7 +55,7 @@ def own_replies(family: int, first_id: int, ids: int) -> list[tuple[int, int, in
     ]
 
 
-def attach(handle: socket.socket, program: list[tuple[int, int, int, int]]) -> None:
+def attach(handle: socket.socket, program: Program) -> None:
     """Let the kernel run it on every packet before the packet is queued. Raises: OSError."""
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     memory = ctypes.create_string_buffer(code, len(code))

@@ -43,6 +43,8 @@ class MemorySocket:
     rule: Rule
     family: int = int(socket.AF_INET)
     raw: bool = False
+    row_offset: int = 0
+    pseudo_sums: NDArray[np.int64] | None = None
     patience: int = 256
     receive_stamps: bool = True
     room: int = 1 << 30  # replies and TX stamps that fit in unread; what is beyond is lost, stamps uncounted
@@ -52,6 +54,7 @@ class MemorySocket:
     sent: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.checksums = self.raw and self.family == socket.AF_INET
         self._sizes = np.zeros(ROWS, np.int64)
         self._ids = np.zeros(ROWS, np.uint32)
         self._arriving: list[tuple[int, int, int, bytes]] = []  # when, order, stamp or 0, packet
@@ -134,7 +137,7 @@ class MemorySocket:
             rows[i, : len(cut)] = np.frombuffer(cut, np.uint8)
         stamps = np.array([when if self.receive_stamps else 0 for when, _ in arrived], np.int64)
         lengths = np.array([len(data) for _, data in arrived], np.uint32)
-        return Replies(rows, lengths, stamps, np.zeros((len(arrived), 28), np.uint8))
+        return Replies(rows, lengths, stamps, np.zeros((len(arrived), 28), np.uint8), len(arrived) == BLOCK)
 
     def stamps(self) -> Stamps | None:
         if not self._stamps and not self.errors:

@@ -51,6 +51,7 @@ class Replies:
     length: NDArray[np.integer]
     stamp: NDArray[np.int64]
     sources: NDArray[np.uint8]  # sockaddr bytes, (n, 28)
+    full: bool = False  # there may be more
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class ProbeSocket(Protocol):
     family: int
     raw: bool
     rows: NDArray[np.uint8]  # the packets to send, (ROWS, pitch): write here, then `send`
+    row_offset: int  # the byte of a row at which its ICMP message begins
+    checksums: bool  # whether the message's checksum is ours to write, or the kernel's
+    pseudo_sums: (
+        NDArray[np.int64] | None
+    )  # per destination: what it covers besides the message; None: nothing
     patience: int  # probes whose reply and TX stamp the receive buffer surely holds unread
 
     def set_destinations(self, addresses: list[bytes]) -> None:
@@ -142,6 +148,9 @@ class PacketSocket:
     def __init__(self, handle: socket.socket, *, raw: bool, choose_id: bool, max_size: int) -> None:
         self.family = int(handle.family)
         self.raw = raw
+        self.row_offset = 0
+        self.checksums = raw and self.family == socket.AF_INET
+        self.pseudo_sums: NDArray[np.int64] | None = None
         self.choose_id = choose_id
         self._socket = handle
         buffer = handle.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -248,7 +257,8 @@ class PacketSocket:
         if not plain.all():
             stamp[~plain] = 0
             self._rx.odd = True
-        return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, self._rx.names[:count])
+        names = self._rx.names[:count]
+        return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, names, count == BLOCK)
 
     def stamps(self) -> Stamps | None:
         return self._early.pop(0) if self._early else self._take_stamps()
@@ -316,6 +326,10 @@ class PacketSocket:
     def admit(self, first_id: int, ids: int) -> None:
         if self.raw:  # the kernel gives a ping socket its own replies only
             filters.attach(self._socket, filters.own_replies(self.family, first_id, ids))
+
+    def filter(self, program: filters.Program) -> None:
+        """Let the kernel keep what the program does not accept from this socket. Raises: OSError."""
+        filters.attach(self._socket, program)
 
     def close(self) -> None:
         self._socket.close()

@@ -52,7 +52,7 @@ class Flooded(MemorySocket):
     def receive(self) -> Replies | None:
         rows = np.zeros((BLOCK, PITCH), np.uint8)
         stamps = np.full(BLOCK, self.clock.wall(), np.int64)
-        return Replies(rows, np.full(BLOCK, 64, np.uint32), stamps, np.zeros((BLOCK, 28), np.uint8))
+        return Replies(rows, np.full(BLOCK, 64, np.uint32), stamps, np.zeros((BLOCK, 28), np.uint8), True)
 
 
 def test_a_flood_is_counted_and_does_not_keep_us_from_sending() -> None:
