@@ -122,6 +122,11 @@ class EmulatedLink:
         self.warning = said[1].strip() if len(said) > 1 else ""
 
     @property
+    def pid(self) -> int:
+        """Of the emulator's process."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 

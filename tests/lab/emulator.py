@@ -33,7 +33,7 @@ from tests.lab.truthlog import BACKWARD, FORWARD, HEAD, encode
 PRIORITY = 20  # SCHED_FIFO
 SPIN = 150_000  # ns
 _IDLE = 2_000_000  # ns without anything due in which there is time for the log
-_PIECE = 16  # records written in one go
+_PIECE = 4  # records written in one go
 _MOST_KEPT = 100_000  # records kept; beyond them the log is written even if it costs time
 _READ_AT_ONCE = 16  # packets, before what is due is looked at again
 _MTU = 65_536

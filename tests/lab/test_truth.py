@@ -35,7 +35,6 @@ from tests.lab.definitions import (
     longest,
     percentile,
 )
-from tests.lab.emulated import EmulatedLink
 from tests.lab.link import (
     Chance,
     Constant,
@@ -50,7 +49,7 @@ from tests.lab.link import (
 )
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.running import LabAgent, probes
-from tests.lab.truthlog import BACKWARD, DELIVERED, FORWARD, HEAD, IN_FLIGHT, LOST, TruthLog
+from tests.lab.witnesses import assert_same_story
 from tests.system.commands import DEADLINE_S, coloprobe, wait_for
 
 LENGTH, TIMEOUT = 500 * MS, 200 * MS
@@ -150,34 +149,6 @@ def settings() -> str:
         f'[[target]]\nname = "{name}"\naddress = "{address}"\ninterval = "{interval}ns"'
         for name, address, interval in TARGETS
     )
-
-
-def assert_same_story(capture: Capture, log: TruthLog, link: EmulatedLink) -> None:
-    """Each packet of the capture is in the log and the other way round, in the same order; counters agree."""
-    ours = [packet for packet in capture.packets if not is_multicast(packet.data)]
-    sent, came = log.of(FORWARD), log.of(BACKWARD)
-    assert [packet.data[:HEAD] for packet in ours if packet.outgoing] == [packet.head for packet in sent]
-    written = sorted(
-        (copy.written_ns, packet.head)
-        for packet in came
-        for copy in packet.copies
-        if copy.written_ns is not None
-    )
-    assert [packet.data[:HEAD] for packet in ours if not packet.outgoing] == [head for _, head in written]
-    for traffic, packets in zip(link.traffic(), (sent, came), strict=True):
-        copies = [copy for packet in packets for copy in packet.copies]
-        assert [packet.number for packet in packets] == list(range(1, traffic.arrived + 1))
-        outcomes = [packet.outcome for packet in packets]
-        assert outcomes.count(LOST) == traffic.lost
-        assert outcomes.count(DELIVERED) + outcomes.count(IN_FLIGHT) == traffic.arrived - traffic.lost
-        assert sum(copy.written_ns is not None for copy in copies) == traffic.delivered
-        assert sum(copy.written_ns is None for copy in copies) == traffic.in_flight
-        assert sum(len(packet.copies) - 1 for packet in packets if packet.copies) == traffic.duplicated
-        assert traffic.refused == 0
-
-
-def is_multicast(data: bytes) -> bool:
-    return data[16] >= 224 if data[0] >> 4 == 4 else data[24] == 0xFF
 
 
 @dataclass
@@ -378,7 +349,7 @@ def test_every_count_of_every_window_is_what_the_wire_says(lab: Lab, tmp_path: P
         stopped_ns = time.time_ns()
         points = agent.stop()
         log = link.stop()
-    assert_same_story(capture, log, link)
+    assert_same_story(log, link, capture)
     check_agent(points, capture, stopped_ns, asked.shows)
     errors, echoes = Errors(), capture.echoes()
     for address, (output, complaints) in zip(PINGED, said, strict=True):
