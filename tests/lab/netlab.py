@@ -241,6 +241,7 @@ class Lab:
         self._namespaces: list[Namespace] = []
         self._emulated: list[EmulatedLink] = []
         self._links = 0
+        self._pid = os.getpid()
 
     def __enter__(self) -> Self:
         remove_leftovers()
@@ -252,6 +253,9 @@ class Lab:
         self.close()
 
     def close(self) -> None:
+        # pyroute2 forks to work in a namespace: a signal's exception there must not end the lab here.
+        if os.getpid() != self._pid:
+            return
         for namespace in self._namespaces:
             namespace.stop_children()
             with contextlib.suppress(FileNotFoundError):
