@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import secrets
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Literal, TextIO
 from probe.clock import SystemClock
 from probe.errors import ColoprobeError, PrivilegeError, ResolveError, SettingsError, SocketError
 from probe.host.clock import clock_state
+from probe.host.interfaces import RX_HARDWARE, TX_HARDWARE, TX_SOFTWARE, stamping
 from probe.settings import (
     AgentSettings,
     CollectorSettings,
@@ -26,9 +25,6 @@ from probe.settings import (
 )
 from probe.text import duration
 
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GET_TS_INFO = 0x41
-_TX_HARDWARE, _TX_SOFTWARE, _RX_HARDWARE, _RX_SOFTWARE = 1, 2, 4, 8
 _TIMEOUT_S = 10.0
 
 
@@ -112,32 +108,17 @@ def _sockets() -> Iterator[Finding]:
 
 def _interfaces() -> Iterator[Finding]:
     for _, name in socket.if_nameindex():
-        flags = _timestamping(name)
+        flags = stamping(name)
         part = f"timestamping {name}"
         if flags is None:
             yield Finding(part, "warning", "the driver does not say", "receive stamps are taken in any case")
             continue
-        hardware = flags & _TX_HARDWARE and flags & _RX_HARDWARE
-        if flags & _TX_SOFTWARE or hardware:
+        hardware = flags & TX_HARDWARE and flags & RX_HARDWARE
+        if flags & TX_SOFTWARE or hardware:
             yield Finding(part, "ok", "kernel stamps" + (", hardware stamps available" if hardware else ""))
         else:
             remedy = "RTTs through it include the way from our send call to the driver (unstamped)"
             yield Finding(part, "warning", "the driver takes no TX stamps", remedy)
-
-
-def _timestamping(interface: str) -> int | None:
-    """so_timestamping flags of ethtool's get_ts_info (struct ethtool_ts_info); None where the driver has
-    none."""
-    import array
-
-    info = array.array("B", struct.pack("=I40x", _ETHTOOL_GET_TS_INFO))
-    request = struct.pack("16sP16x", interface.encode(), info.buffer_info()[0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-        try:
-            fcntl.ioctl(handle.fileno(), _SIOCETHTOOL, request)
-        except OSError:
-            return None
-    return int(struct.unpack_from("=II", info.tobytes())[1])
 
 
 def _clock() -> Finding:

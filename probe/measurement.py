@@ -16,6 +16,7 @@ from probe.engine.engine import Engine, Notice
 from probe.engine.samples import Cut
 from probe.engine.schedule import Schedule
 from probe.errors import PrivilegeError, ResolveError, SocketError
+from probe.host.interfaces import stamped
 from probe.host.processors import load
 from probe.settings import AgentSettings, Target
 from probe.sockets.opening import SocketOptions, open_icmp
@@ -138,8 +139,10 @@ def build(
     for probe_socket, part in opened:
         intervals = [int(target.interval) for target, _ in part]
         schedule = Schedule(intervals, [target.schedule == "poisson" for target, _ in part], rng)
+        sure = stamped((address.family, address.sockaddr) for _, address in part)
         streams = [
-            Flow(len(measured) + i, address.sockaddr, target.size) for i, (target, address) in enumerate(part)
+            Flow(len(measured) + i, address.sockaddr, target.size, sure[i])
+            for i, (target, address) in enumerate(part)
         ]
         measured.extend(target for target, _ in part)
         # A window, the timeout after it, and what a late tick or a second of backlog adds.

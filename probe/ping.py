@@ -20,6 +20,8 @@ from probe.engine.channel import Channel, Flow
 from probe.engine.engine import Engine, Notice
 from probe.engine.samples import ERROR, LOCAL, REFUSED, SKIPPED, Cut, Samples, Strays
 from probe.engine.schedule import Schedule
+from probe.host.interfaces import stamped
+from probe.host.processors import load
 from probe.sockets import abi
 from probe.sockets.opening import SocketOptions, open_icmp
 from probe.sockets.privileges import drop_privileges
@@ -79,7 +81,7 @@ class _View:
         self, options: PingOptions, address: Address, channel: Channel, engine: Engine, out: TextIO
     ) -> None:
         self._options, self._address, self._out = options, address, out
-        self._ledger, self._engine = channel.ledger, engine
+        self._channel, self._ledger, self._engine = channel, channel.ledger, engine
         self._shown = 0
         self._unanswered: deque[int] = deque(maxlen=4096)
         self._repeats: dict[int, int] = {}
@@ -126,7 +128,8 @@ class _View:
 
     def _stamping(self) -> bool:
         """Whether the kernel stamps what goes to this target, so that no stamp means: not sent."""
-        return bool(self._ledger.tx.any() or (self._ledger.state & LOCAL).any())
+        known = self._channel.flows[0].stamped and not self._ledger.rx.any()
+        return bool(known or self._ledger.tx.any() or (self._ledger.state & LOCAL).any())
 
     def _rtt(self, row: int) -> tuple[int, str]:
         ledger = self._ledger
@@ -187,9 +190,10 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     # Room for ten seconds and the timeout, so that a late reply still finds its probe.
     capacity = (10 * SECOND + 4 * options.timeout) // options.interval + 2048
     schedule = _Counted(options.interval, options.count)
+    (sure,) = stamped([(address.family, address.sockaddr)])
     channel = Channel(
         probe_socket,
-        [Flow(0, address.sockaddr, options.size)],
+        [Flow(0, address.sockaddr, options.size, sure)],
         schedule,
         capacity=capacity,
         all_flows=1,
@@ -210,6 +214,7 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
         flows=1,
         on_cut=cuts.append,
         on_notice=notice,
+        load=load,
         drain_every=10 * MILLISECOND,
     )
     view = _View(options, address, channel, engine, out)

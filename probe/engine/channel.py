@@ -43,6 +43,7 @@ class Flow:
     index: int
     destination: bytes
     size: int  # bytes of IP payload
+    stamped: bool = False  # the way there is known to take TX stamps, before any was seen
 
 
 @dataclass
@@ -85,6 +86,7 @@ class Channel:
         self.flows = flows
         self.schedule = schedule
         self.ledger = Ledger(capacity, all_flows)
+        self.ledger.expect_stamps([flow.index for flow in flows if flow.stamped])
         self.counters = ChannelCounters()
         self._index = np.array([flow.index for flow in flows], np.int64)
         sizes = {flow.size for flow in flows}

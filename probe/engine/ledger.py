@@ -53,6 +53,11 @@ class Ledger:
         self.forgotten = 0  # replies to probes whose rows were overwritten long ago
         self.overrun = 0  # probes whose rows were overwritten before their window closed
 
+    def expect_stamps(self, flows: list[int]) -> None:
+        """The kernel stamps probes of these flows as they leave: one without a stamp has not, from the first
+        on."""
+        self._stamping[flows] = True
+
     @overload
     def row(self, number: int) -> int: ...
 

@@ -18,15 +18,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.errors import SocketError
 from probe.sockets import abi, filters
+from probe.sockets.receive_block import BLOCK as BLOCK
+from probe.sockets.receive_block import PITCH as PITCH
+from probe.sockets.receive_block import ReceiveBlock
 from probe.sockets.stamp_ids import KernelCounter
 
 ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one call at as many
-BLOCK = 1024  # messages that are looked at together: an interpreter that was away for long starts cold
 _HEADER = abi.MMSGHDR.itemsize
 _MESSAGE = 2304  # bytes of buffer that a small packet or a stamp takes at most
-PITCH = 128  # bytes kept of what is received: an ICMP error, IP options, and our quoted header
 
 # Errors that a ping socket reports on the next call although that call's own packet is fine (sk_err).
 _LEFT_OVER = frozenset(
@@ -181,8 +181,8 @@ class PacketSocket:
         self._counter = KernelCounter()
         self._early: list[Stamps] = []  # taken off the error queue before the counter was restarted
         # The source is in the IP header where that is delivered; of an ICMP error on IPv6 it is wanted.
-        self._rx = _ReceiveBlock(abi.STAMP, names=self.family == socket.AF_INET6)
-        self._err = _ReceiveBlock(abi.CONTROL, names=False)
+        self._rx = ReceiveBlock(abi.STAMP, names=self.family == socket.AF_INET6)
+        self._err = ReceiveBlock(abi.CONTROL, names=False)
 
     def set_destinations(self, addresses: list[bytes]) -> None:
         self._names = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, abi.SOCKADDR).copy()
@@ -333,59 +333,6 @@ class PacketSocket:
 
     def close(self) -> None:
         self._socket.close()
-
-
-class _ReceiveBlock:
-    """Memory for BLOCK messages that the kernel fills: headers, data, control bytes, sources."""
-
-    def __init__(self, control: np.dtype[np.void], names: bool) -> None:
-        self.headers = np.zeros(BLOCK, abi.MMSGHDR)
-        self.data = np.zeros((BLOCK, PITCH), np.uint8)
-        self.control = np.zeros(BLOCK, control)
-        self.names = np.zeros((BLOCK, abi.SOCKADDR), np.uint8)
-        self._iov = np.zeros(BLOCK, abi.IOVEC)
-        index = np.arange(BLOCK, dtype=np.uint64)
-        self._iov["base"] = self.data.ctypes.data + index * PITCH
-        self._iov["len"] = PITCH
-        self.headers["iov"] = self._iov.ctypes.data + index * abi.IOVEC.itemsize
-        self.headers["iovlen"] = 1
-        if names:
-            self.headers["name"] = self.names.ctypes.data + index * abi.SOCKADDR
-        self.headers["control"] = self.control.ctypes.data + index * control.itemsize
-        self._control_space = control.itemsize
-        self._name_space = abi.SOCKADDR if names else 0
-        self._held = 0  # messages that wait here to be looked at
-        self.odd = True  # the last messages changed lengths that the kernel reads as the space it may use
-        self._at = self.headers.ctypes.data
-
-    def fill(self, fd: int, flags: int) -> None:
-        """Take messages off the kernel's queue without looking at them, as far as there is room.
-
-        Raises: SocketError on a defect.
-        """
-        if self.odd and not self._held:
-            # What is like all others leaves the lengths as they were; only after others they are set anew.
-            self.headers["controllen"] = self._control_space
-            self.headers["namelen"] = self._name_space
-            self.odd = False
-        for _ in range(8):
-            if self._held == BLOCK:
-                return
-            count = abi.recvmmsg(fd, self._at + self._held * _HEADER, BLOCK - self._held, flags)
-            if count >= 0:
-                self._held += count
-                return
-            if count == -errno.EAGAIN:
-                return
-            if -count in (errno.EBADF, errno.EFAULT, errno.EINVAL, errno.ENOTSOCK):
-                raise SocketError(f"cannot receive: {abi.error_name(-count)}")
-            # Anything else is the pending error of an earlier probe; it is taken off by being read.
-
-    def take(self, fd: int, flags: int) -> int:
-        """Hand over what is held, after a last `fill`. Returns the number of messages, in rows 0 to there."""
-        self.fill(fd, flags)
-        count, self._held = self._held, 0
-        return count
 
 
 def _is_ours(offender: bytes) -> bool:
