@@ -6,8 +6,11 @@
  *   reply is matched by token and sequence number; the round-trip time is kernel receive - kernel send.
  *
  *   cloop saturated ADDRESS PROBES                     send 64, drain both queues, repeat
- *   cloop paced ADDRESS TARGETS RATE SECONDS TICK_MS   TARGETS addresses from ADDRESS on, RATE probes/s each, evenly
- *                                                      spaced; wakes every TICK_MS, sends what is due, drains
+ *   cloop paced ADDRESS TARGETS RATE SECONDS TICK_MS [DRAIN_MS]
+ *                                                      TARGETS addresses from ADDRESS on, RATE probes/s each, evenly
+ *                                                      spaced; wakes every TICK_MS, sends what is due, and drains
+ *                                                      when 1,024 probes were sent or DRAIN_MS have passed since it
+ *                                                      last did (default: at every tick)
  *
  * Prints one JSON object: probes, received (with both stamps), rtt_mean_ns, cpu_s (user + system), wall_s, ids.
  */
@@ -32,6 +35,7 @@
 #define IP_HEADER 20
 #define PACKET 64 /* ICMP header and payload: the agent's default size */
 #define CONTROL 256
+#define DRAIN_AFTER 1024 /* probes: more replies than this are not left unread */
 #define RING (1u << 17) /* probes remembered: more than are ever in flight */
 #define SCM_TS_OPT_ID_NUMBER 81
 #define ICMP_FILTER_OPTION 1
@@ -233,16 +237,19 @@ static void saturated(int fd, uint32_t address, uint64_t probes) {
     }
 }
 
-static void paced(int fd, uint32_t address, uint32_t targets, double rate, double seconds, double tick_ms) {
+static void paced(int fd, uint32_t address, uint32_t targets, double rate, double seconds, double tick_ms,
+                  double drain_ms) {
     uint64_t probes = (uint64_t)(targets * rate * seconds), next = 0;
     double gap = 1e9 / (targets * rate); /* between any two probes */
-    int64_t start = now(CLOCK_MONOTONIC);
+    int64_t start = now(CLOCK_MONOTONIC), drained = start;
+    uint64_t unread = 0;
     for (int64_t tick = 1; next < probes; tick++) {
         int64_t wake = start + (int64_t)((double)tick * tick_ms * 1e6);
         struct timespec t = {wake / 1000000000, wake % 1000000000};
         while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
             ;
-        uint64_t due = (uint64_t)((double)(now(CLOCK_MONOTONIC) - start) / gap);
+        int64_t woken = now(CLOCK_MONOTONIC);
+        uint64_t due = (uint64_t)((double)(woken - start) / gap);
         if (due > probes)
             due = probes;
         while (next < due) {
@@ -250,16 +257,22 @@ static void paced(int fd, uint32_t address, uint32_t targets, double rate, doubl
             for (; n < BATCH && next < due; n++, next++)
                 fill(n, address + (uint32_t)(next % targets), (uint32_t)(next % targets), (uint32_t)next);
             transmit(fd, n);
+            unread += (uint64_t)n;
         }
-        drain_both(fd);
+        if (unread >= DRAIN_AFTER || (double)(woken - drained) >= drain_ms * 1e6) {
+            drain_both(fd);
+            drained = woken;
+            unread = 0;
+        }
     }
 }
 
 int main(int argc, char **argv) {
     struct in_addr first;
-    int is_paced = argc == 7 && strcmp(argv[1], "paced") == 0;
+    int is_paced = (argc == 7 || argc == 8) && strcmp(argv[1], "paced") == 0;
     if (!is_paced && !(argc == 4 && strcmp(argv[1], "saturated") == 0)) {
-        fprintf(stderr, "usage: cloop saturated ADDRESS PROBES | paced ADDRESS TARGETS RATE SECONDS TICK_MS\n");
+        fprintf(stderr, "usage: cloop saturated ADDRESS PROBES | paced ADDRESS TARGETS RATE SECONDS TICK_MS "
+                        "[DRAIN_MS]\n");
         return 2;
     }
     if (inet_pton(AF_INET, argv[2], &first) != 1) {
@@ -270,7 +283,8 @@ int main(int argc, char **argv) {
     int fd = open_socket();
     prepare();
     if (is_paced)
-        paced(fd, ntohl(first.s_addr), (uint32_t)atoi(argv[3]), atof(argv[4]), atof(argv[5]), atof(argv[6]));
+        paced(fd, ntohl(first.s_addr), (uint32_t)atoi(argv[3]), atof(argv[4]), atof(argv[5]), atof(argv[6]),
+              argc == 8 ? atof(argv[7]) : 0);
     else
         saturated(fd, ntohl(first.s_addr), strtoull(argv[3], NULL, 10));
     finish(fd);

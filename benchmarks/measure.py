@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
+import shutil
 import signal
 import statistics
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tests.lab.netlab import Namespace
 
 _ATTEMPTS = 3
 _TIMEOUT_S = 120
 _PROCESS_CPU_CLOCK = 2  # with a pid above it, a clock id: all threads of that process, in ns
+
+
+ECHO_REQUESTS = "Icmp", "InEchos"
+DATAGRAMS = "Udp", "InDatagrams"
 
 
 class BenchmarkError(Exception):
@@ -38,10 +41,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Mark:
-    """What a process had used when its responder had got `probes` echo requests."""
+    """What a process had used when its responder had got `probes` probes; `at_s`: monotonic."""
 
     probes: int
     cpu_s: float
+    at_s: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class Run:
         return (self.last.cpu_s - self.first.cpu_s) / (self.last.probes - self.first.probes)
 
     @property
+    def probes_per_s(self) -> float:
+        """The pace between the marks, by the clock on the wall."""
+        return (self.last.probes - self.first.probes) / (self.last.at_s - self.first.at_s)
+
+    @property
     def around_s(self) -> float:
         """What the process used besides its probes: to start, and to end."""
         return self.cpu_s - self.work.probes * self.cpu_per_probe_s
@@ -70,7 +79,10 @@ class Program:
     """How to run a program, and how to read what it did.
 
     `between`: it is measured from when the responder has got so many probes until it has got so many.
-    `stop_after_s`: interrupt it then, as it loops for ever.
+    `stop_after_s`: send it `last_word` then, as it loops for ever. `ask`: called in its namespace just before
+    that; what it returns is read instead of what the program printed. `counter`: of the responder, what
+    the program's probes are. `needs`: the command that brings the program, where it is missing.
+    `rounds`: fewer of them than the others get.
     """
 
     name: str
@@ -78,6 +90,11 @@ class Program:
     read: Callable[[str], Work]
     between: tuple[int, int]
     stop_after_s: float | None = None
+    last_word: signal.Signals = signal.SIGINT
+    ask: Callable[[], str] | None = None
+    counter: tuple[str, str] = ECHO_REQUESTS
+    needs: str = ""
+    rounds: int | None = None
 
 
 @dataclass
@@ -98,29 +115,36 @@ class Row:
         return statistics.median(run.around_s for run in self.runs)
 
     @property
+    def probes_per_s(self) -> float:
+        """The median."""
+        return statistics.median(run.probes_per_s for run in self.runs)
+
+    @property
     def answered(self) -> float:
         """The smallest share of probes that were answered in any run."""
         return min(run.work.received / run.work.probes for run in self.runs)
 
 
 class _Watch(threading.Thread):
-    """Marks what a process has used when its responder has got certain numbers of echo requests."""
+    """Marks what a process has used when its responder has got certain numbers of probes."""
 
-    def __init__(self, responder: Namespace, pid: int, probes: Sequence[int]) -> None:
+    def __init__(
+        self, responder: Namespace, pid: int, probes: Sequence[int], counter: tuple[str, str]
+    ) -> None:
         super().__init__(name="watch", daemon=True)
-        self._responder, self._pid, self._probes = responder, pid, probes
+        self._responder, self._pid, self._probes, self._counter = responder, pid, probes, counter
         self._over = threading.Event()
-        self._base = responder.call(echo_requests)
+        self._base = responder.call(partial(received, *counter))
         self.marks: list[Mark] = []
 
     def run(self) -> None:
         self._responder.enter()
         clock = ~self._pid << 3 | _PROCESS_CPU_CLOCK
         while len(self.marks) < len(self._probes) and not self._over.wait(0.002):
-            seen = echo_requests() - self._base
+            seen = received(*self._counter) - self._base
             if seen >= self._probes[len(self.marks)]:
                 try:
-                    self.marks.append(Mark(seen, time.clock_gettime(clock)))
+                    self.marks.append(Mark(seen, time.clock_gettime(clock), time.monotonic()))
                 except OSError:  # it has ended already
                     return
 
@@ -129,28 +153,34 @@ class _Watch(threading.Thread):
         self.join()
 
 
-def echo_requests() -> int:
-    """How many ICMP echo requests the calling thread's namespace has received so far."""
+def received(protocol: str, counter: str) -> int:
+    """What the calling thread's namespace has counted so far, by the names of /proc/net/snmp."""
     names, values = (
         line.split()
         for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()
-        if line.startswith("Icmp:")
+        if line.startswith(f"{protocol}:")
     )
-    return int(values[names.index("InEchos")])
+    return int(values[names.index(counter)])
 
 
 def measure(prober: Namespace, responder: Namespace, program: Program) -> Run:
     """Run a program from start to end. Raises: BenchmarkError (it fails, does not end, sends too little)."""
+    answer: list[str] = []
+
+    def last_word() -> None:
+        if program.ask is not None:
+            with contextlib.suppress(OSError):
+                answer.append(prober.call(program.ask))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, program.last_word if program.stop_after_s else signal.SIGKILL)
+
     with tempfile.TemporaryFile("w+") as output:
         start = time.monotonic()
         child = subprocess.Popen(prober.command(program.argv), stdout=output, stderr=subprocess.STDOUT)
-        watch = _Watch(responder, child.pid, program.between)
+        watch = _Watch(responder, child.pid, program.between, program.counter)
         watch.start()
-        patience, last_word = (
-            (program.stop_after_s, signal.SIGINT) if program.stop_after_s else (_TIMEOUT_S, signal.SIGKILL)
-        )
         # os.kill and os.wait4, not Popen's methods: those reap the process, and its usage is gone.
-        timer = threading.Timer(patience, os.kill, (child.pid, last_word))
+        timer = threading.Timer(program.stop_after_s or _TIMEOUT_S, last_word)
         timer.start()
         _, status, usage = os.wait4(child.pid, 0)
         timer.cancel()
@@ -159,10 +189,10 @@ def measure(prober: Namespace, responder: Namespace, program: Program) -> Run:
         child.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read()
-    if child.returncode != 0:
+    if child.returncode != 0 and not (program.stop_after_s and child.returncode == -program.last_word):
         name = Path(program.argv[0]).name
         raise BenchmarkError(f"{name} ended with {child.returncode}: {text[-500:].strip()}")
-    work = program.read(text)
+    work = program.read(answer[0] if answer else text)
     marks = watch.marks
     if len(marks) < 2 or marks[0].probes == marks[1].probes:
         raise BenchmarkError(f"{program.name} sent {work.probes} probes, too few to tell what one costs")
@@ -179,59 +209,24 @@ def interleave(
     """A B C A B C ...: whatever the machine does meanwhile meets all of them.
 
     A run that fails, or that could not be watched, is repeated; a program that fails three times
-    in a row is given up, and its row says why.
+    in a row is given up, and its row says why. One that is missing is not tried.
     """
-    rows = [Row(program.name) for program in programs]
+    rows = [Row(program.name, problem=_missing(program)) for program in programs]
     for number in range(rounds):
         for program, row in zip(programs, rows, strict=True):
-            if not row.problem:
-                say(f"  {program.name}, run {number + 1} of {rounds}")
-                for attempt in range(_ATTEMPTS):
-                    try:
-                        row.runs.append(measure(prober, responder, program))
-                        break
-                    except BenchmarkError as problem:
-                        row.problem = str(problem) if attempt == _ATTEMPTS - 1 else ""
+            if row.problem or number >= (rounds if program.rounds is None else program.rounds):
+                continue
+            say(f"  {program.name}, run {number + 1} of {rounds}")
+            for attempt in range(_ATTEMPTS):
+                try:
+                    row.runs.append(measure(prober, responder, program))
+                    break
+                except BenchmarkError as problem:
+                    row.problem = str(problem) if attempt == _ATTEMPTS - 1 else ""
     return rows
 
 
-@contextlib.contextmanager
-def background(
-    namespace: Namespace, argv: Sequence[str | Path], log: Path
-) -> Iterator[subprocess.Popen[str]]:
-    """A program that runs for the length of the block, then gets SIGTERM. Raises: BenchmarkError."""
-    with log.open("w+") as output:
-        child = namespace.popen(argv, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield child
-            child.terminate()
-            status = child.wait(timeout=30)
-        finally:
-            child.kill()
-            child.wait()
-        output.seek(0)
-        if status not in (0, -signal.SIGTERM):
-            raise BenchmarkError(f"{Path(argv[0]).name} ended with {status}: {output.read()[-500:].strip()}")
-
-
-def memory_bytes(pid: int) -> dict[str, int]:
-    """VmRSS and VmHWM (its peak) of a process, in bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    values = dict(line.split(":", 1) for line in lines)
-    return {name: int(values[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")}
-
-
-def machine() -> dict[str, Any]:
-    """What a figure is worth nothing without."""
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    model = next(
-        (line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")), "?"
-    )
-    return {
-        "cores": os.cpu_count(),
-        "processor": model,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
+def _missing(program: Program) -> str:
+    if shutil.which(program.argv[0]) is not None:
+        return ""
+    return f"{program.argv[0]} is missing; it comes with: {program.needs or 'the system'}"

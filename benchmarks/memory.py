@@ -1,4 +1,5 @@
-"""A number of targets in, the memory of a whole `coloprobe agent` out, with a real broker to talk to."""
+"""A number of targets in, the memory of a whole `coloprobe agent` out, with a real broker to talk to: part
+[5]."""
 
 from __future__ import annotations
 
@@ -7,13 +8,36 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.measure import BenchmarkError, background, memory_bytes
+from benchmarks.measure import BenchmarkError
+from benchmarks.parts import Bench
+from benchmarks.processes import background, memory_bytes
 from benchmarks.programs import targets as addresses
+from benchmarks.report import Bar
 from probe.units import Duration
 from tests.lab.netlab import Namespace
 
+TARGETS = 1000
+RATE = 10
 _PORT = 18830
 _WINDOWS = 3
+
+
+def memory(bench: Bench) -> None:
+    """Resident memory of an agent that works."""
+    report, window = bench.report, f"{bench.size.window_s}s"
+    report.say(
+        f"\n[5] memory of `coloprobe agent` with {TARGETS} targets x {RATE} probes/s after {_WINDOWS} windows"
+    )
+    report.progress(f"  an agent for {_WINDOWS} windows of {window}")
+    resident: list[float] = []
+    try:
+        found = agent_memory(bench.near, bench.scratch, targets=TARGETS, rate=RATE, window=window)
+        resident, peak = [found["VmRSS"] / 1e6], found["VmHWM"] / 1e6
+        report.say(f"  resident {resident[0]:.1f} MB, at its peak {peak:.1f} MB (windows of {window})")
+        report.data["memory"] = found
+    except BenchmarkError as problem:
+        report.say(f"  not measured: {problem}")
+    report.bars.append(Bar("[5] resident MB", resident, 72))
 
 
 def agent_memory(

@@ -1,6 +1,6 @@
 """A target and a number in, the engine as fast as it can go out: JSON with probes, received, processor time.
 
-python -m benchmarks.saturate --target ADDRESS --count N
+python -m benchmarks.saturate --target ADDRESS --count N [--backend ring]
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--target", required=True)
     parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--backend", choices=("raw", "ring"), default="raw")
     options = parser.parse_args()
     clock = SystemClock()
     address = resolve(options.target)
