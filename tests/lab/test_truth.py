@@ -133,8 +133,8 @@ MIXES = {
     ),
 }
 
-# Name, address, interval: flows of one socket and of two. Two fit into a window a whole number of times; two are
-# in no step with the agent's tick of 10 ms, so that some of their probes leave when they are due: see `dues`.
+# Name, address, interval: flows of one socket and of two. Two fit into a window a whole number of times; two
+# are in no step with the tick of 10 ms, so that some of their probes leave when they are due: see `dues`.
 ROUTED = "10.50.0.0/24", "fd50::/64"
 PINGED = "10.50.0.200", "fd50::200"
 TARGETS = [
