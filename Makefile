@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up test check bench docs packages clean
+.PHONY: help up test check bench soak docs packages clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,8 +25,11 @@ check: $(VENV)/installed-dev ## style and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-bench: packages $(VENV)/installed-dev ## every figure that the README claims; ARGS="--quick --json FILE"
+bench: packages $(VENV)/installed-dev ## every figure that the README claims; ARGS="--quick --only PART --json FILE"
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+soak: packages $(VENV)/installed-dev ## an agent and a collector for an hour: is their memory flat? ARGS="--hours 8 --json FILE"
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 docs: $(VENV)/installed-dev ## write the pages that are made from code
 	@$(BIN)/python -m docs.generate

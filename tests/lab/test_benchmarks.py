@@ -9,11 +9,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import programs, run
+from benchmarks import programs, run, soak, trend
 from benchmarks.accuracy import errors
 from benchmarks.measure import BenchmarkError, Program, interleave, measure
 from benchmarks.meters import METERS, Meter, Readings
@@ -87,7 +88,16 @@ def test_the_c_loop_does_not_call_lost_probes_received(targets: Pair, c_loop: Pa
 @pytest.mark.parametrize("drain_ms", ["0", "250"])
 def test_the_c_loop_paced_reads_every_reply_however_late(targets: Pair, c_loop: Path, drain_ms: str) -> None:
     near, _ = targets
-    argv: list[str | Path] = [c_loop, "paced", programs.FIRST_TARGET.compressed, "20", "100", "1.1", "10", drain_ms]
+    argv: list[str | Path] = [
+        c_loop,
+        "paced",
+        programs.FIRST_TARGET.compressed,
+        "20",
+        "100",
+        "1.1",
+        "10",
+        drain_ms,
+    ]
     record = json.loads(near.run(argv).stdout)
     assert (record["probes"], record["received"]) == (2200, 2200)
 
@@ -238,3 +248,43 @@ def test_only_a_whole_run_is_written(capsys: pytest.CaptureFixture[str]) -> None
         run.main(["--write", "--quick"])
     assert "leave --quick and --only out" in capsys.readouterr().err
     assert BEGIN in run.PAGE.read_text(encoding="utf-8")
+
+
+def test_a_soak_reads_both_processes_and_misses_no_batch(targets: Pair, tmp_path: Path) -> None:
+    readings, arrived = soak.soak(targets[0], tmp_path, 4, 1, Report())
+    assert len(readings.agent) == len(readings.collector) == len(readings.spool_bytes) >= 4
+    assert min(readings.spool_bytes) > 0
+    assert all(used.rss_bytes > 10e6 and used.files > 5 for used in (*readings.agent, *readings.collector))
+    assert arrived.complete
+    assert arrived.batches >= 1
+    assert (arrived.lost, arrived.skipped) == (0, 0)
+    assert arrived.sent >= 5_000
+    report = Report()
+    assert soak.describe(readings, arrived, report)
+    assert "0 missing; left in the spool: 0" in "\n".join(report.text)
+
+
+def test_missing_batches_are_no_complete_run() -> None:
+    arrived = soak.Arrived(batches=3, missing=[], left_in_spool=0, sent=1, lost=0, skipped=0)
+    assert arrived.complete
+    assert not replace(arrived, missing=[2]).complete
+    assert not replace(arrived, left_in_spool=1).complete
+    assert not replace(arrived, batches=0).complete
+
+
+def test_a_slope_is_told_from_noise_and_from_a_start() -> None:
+    times = [float(second) for second in range(0, 3601, 10)]
+    grown = [50 + 2 * time / 3600 for time in times]
+    assert trend.slope_per_hour(times, grown) == pytest.approx(2)
+    assert trend.verdict(times, grown).startswith("+2.00 MB/h, from 50.1 to 51.9 MB, at most 52.0 MB")
+    assert trend.verdict(times, grown).endswith("IT GROWS")
+    assert trend.verdict(times, [50 + at % 3 for at, _ in enumerate(times)]).endswith("flat")
+    assert trend.verdict(times[:60], grown[:60]).endswith("too short a run to tell")
+    assert times[trend.settled(times, 300)] == 300
+    assert times[trend.settled(times[:10], 300)] == 30
+
+
+def test_a_chart_shows_every_reading_and_spans_its_least() -> None:
+    lines = trend.chart([1.0, 1.0, 9.0, 1.0], height=4)
+    assert lines == ["     8.00 |  *", "     6.00 |", "     4.00 |", "     2.00 |** *"]
+    assert [line.count("*") for line in trend.chart([5.0] * 300, width=50, height=3)] == [0, 50, 0]
