@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from probe.telemetry.lines import Value, encode, series_text
 from probe.windows.summary import Summaries
@@ -25,6 +29,10 @@ IPDV = ("ipdv_mean_ns", "ipdv_p99_ns")
 _COUNT_TEXT = ",".join(f"{name}=%di" for name in COUNTS)
 _ALWAYS_TEXT, _RTT_TEXT, _IPDV_TEXT = (
     "".join(f",{name}=%di" for name in names) for names in (ALWAYS, RTT, IPDV)
+)
+# A line with every field, as nearly all are: one formatting operation.
+_WHOLE_TEXT = (
+    "%s " + _COUNT_TEXT + ",loss=%r" + _ALWAYS_TEXT + _RTT_TEXT + ",jitter_ns=%di" + _IPDV_TEXT + " %d"
 )
 
 
@@ -54,28 +62,37 @@ def probe_lines(summaries: Summaries, series: Sequence[str]) -> list[str]:
     Says what `probe_fields` says, written column by column: with a thousand targets it runs every window.
     """
     values = {name: column.tolist() for name, column in summaries.values.items()}
-    counts = zip(*(values[name] for name in COUNTS), strict=True)
-    always = zip(*(values[name] for name in ALWAYS), strict=True)
-    rtts = zip(*(values[name] for name in RTT), strict=True)
-    ipdvs = zip(*(values[name] for name in IPDV), strict=True)
-    timed_and_pairs = summaries.timed.tolist(), summaries.pairs.tolist()
-    rows = zip(series, counts, always, rtts, ipdvs, values["jitter_ns"], *timed_and_pairs, strict=True)
+    whole = ((summaries.timed > 1) & (summaries.pairs > 0)).tolist()
+    sent = summaries.values["sent"]
+    values["loss"] = (summaries.values["lost"] / np.maximum(sent, 1)).tolist()
+    order = (*COUNTS, "loss", *ALWAYS, *RTT, "jitter_ns", *IPDV)
+    times = itertools.repeat(summaries.start_ns)
+    rows = zip(series, *(values[name] for name in order), times, strict=False)
+    if all(whole):
+        return [_WHOLE_TEXT % row for row in rows]
+    timed, pairs = summaries.timed.tolist(), summaries.pairs.tolist()
     made = []
-    for head, count, certain, rtt, ipdv, jitter, timed, pairs in rows:
-        if not any(count):
-            continue
-        text = _COUNT_TEXT % count
-        if count[0]:
-            text += f",loss={count[2] / count[0]!r}"
-        text += _ALWAYS_TEXT % certain
-        if timed:
-            text += _RTT_TEXT % rtt
-        if timed > 1:
-            text += f",jitter_ns={jitter}i"
-        if pairs:
-            text += _IPDV_TEXT % ipdv
-        made.append(f"{head} {text} {summaries.start_ns}")
+    for flow, row in enumerate(rows):
+        if whole[flow]:
+            made.append(_WHOLE_TEXT % row)
+        elif any(row[1 : 1 + len(COUNTS)]):
+            made.append(_part_of(row, timed[flow], pairs[flow]))
     return made
+
+
+def _part_of(row: tuple[Any, ...], timed: int, pairs: int) -> str:
+    """The line of a flow that lacks some fields; `row` is in the order of a whole line."""
+    head, *values, time_ns = row
+    counts, values = values[: len(COUNTS)], values[len(COUNTS) :]
+    (loss, *values), text = values, _COUNT_TEXT % tuple(counts)
+    always, values = values[: len(ALWAYS)], values[len(ALWAYS) :]
+    rtt, (jitter, *ipdv) = values[: len(RTT)], values[len(RTT) :]
+    text += f",loss={loss!r}" if counts[0] else ""
+    text += _ALWAYS_TEXT % tuple(always)
+    text += _RTT_TEXT % tuple(rtt) if timed else ""
+    text += f",jitter_ns={jitter}i" if timed > 1 else ""
+    text += _IPDV_TEXT % tuple(ipdv) if pairs else ""
+    return f"{head} {text} {time_ns}"
 
 
 def histogram_lines(
