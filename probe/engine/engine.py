@@ -253,6 +253,7 @@ class Engine:
             sleep(0.005)
             self._drain()
         now = self._clock.mono()
+        self._tell(self.trouble.dropped(0, FAR), now)
         for channel in self.channels:
             # With a longer timeout than anybody waits for, these are neither answered nor lost.
             channel.ledger.give_up(now - self._timeout)

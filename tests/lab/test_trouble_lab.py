@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from probe.telemetry.lines import Point
-from tests.lab.netlab import Namespace
+from tests.lab.link import Constant, Every, Impairments
+from tests.lab.netlab import Lab, Namespace
 from tests.lab.running import LabAgent, probes, total
 from tests.lab.test_agent_lab import Pair, seen
 from tests.system.commands import wait_for
@@ -118,3 +120,29 @@ def test_a_reload_takes_no_reply_for_a_strangers(pair: Pair, tmp_path: Path) -> 
     windows = probes(points, "far")
     assert about(points, "foreign_packets")[-1] == 0
     assert total(windows, "sent") == total(windows, "received") == passed.counts().seen
+
+
+def test_replies_that_came_while_nobody_read_are_told_from_lost_ones(lab: Lab, tmp_path: Path) -> None:
+    link = lab.emulated(Impairments(loss=Every(7)), Impairments(delay=Constant(150_000_000)))
+    names = "".join(
+        f'[[target]]\nname = "{n}"\naddress = "{link.far.ipv4}"\n' for n in ("one", "two", "three")
+    )
+    targets = f'[engine]\nreceive_buffer = "64KiB"\n{names}'
+    agent = LabAgent(link.near, tmp_path, targets, interval="1ms").start()
+    wait_for(lambda: link.traffic()[0].arrived > 1500, "probes on the link")
+    os.kill(agent.pid, signal.SIGSTOP)
+    # 450 probes are on their way, and 128 KiB hold the replies to 170 or so.
+    wait_for(lambda: link.traffic()[1].in_flight == 0, "all replies have come")
+    os.kill(agent.pid, signal.SIGCONT)
+    arrived = link.traffic()[0].arrived
+    wait_for(lambda: link.traffic()[0].arrived > arrived + 1500, "probes on the link")
+    points = agent.stop()
+    wire = link.traffic()[0]
+    windows = [window for name in ("one", "two", "three") for window in probes(points, name)]
+    drops = about(points, "socket_drops")[-1]
+    assert drops > 100
+    assert total(windows, "lost") == wire.lost
+    assert total(windows, "errors") == drops
+    assert total(windows, "sent") + total(windows, "errors") == wire.arrived
+    told = [re.search(r"dropped (\d+) packets", text) for text in host_events(points)]
+    assert sum(int(match[1]) for match in told if match) == drops

