@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 
 import numpy as np
 
@@ -79,7 +80,7 @@ STAMPING = TX_SOFTWARE | RX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
 SOL_PACKET = 263
 PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 5, 6, 10
 TPACKET_V2 = 1
-ETH_P_ALL = 3
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
 
 ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 2, 3, 4
 _ENOMSG = 42
@@ -109,6 +110,15 @@ def recvmmsg(fd: int, headers: int, count: int, flags: int) -> int:
     """Receive at most `count` messages without waiting. Returns how many, or -errno."""
     received = _recvmmsg(fd, headers, count, flags | MSG_DONTWAIT, None)
     return received if received >= 0 else -ctypes.get_errno()
+
+
+def bind_everywhere(handle: socket.socket, protocol: int) -> None:
+    """Let a packet socket receive this protocol on all interfaces, which socket.bind cannot say. Raises:
+    OSError."""
+    # struct sockaddr_ll: family(2) protocol(2, network order) interface(4)=0 ...
+    address = struct.pack("=H", socket.AF_PACKET) + struct.pack("!H", protocol) + bytes(16)
+    if _libc.bind(handle.fileno(), address, len(address)) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def sockaddr(family: int, address: str, scope: int = 0) -> bytes:

@@ -28,6 +28,7 @@ class SocketOptions:
     dscp: int = 0  # 0..63
     max_size: int = 64  # largest IP payload, bytes
     receive_buffer: int = 16 << 20  # bytes; shared by replies and TX stamps
+    replies: bool = True  # of a raw socket: whether it receives echo replies, or ICMP errors alone
 
 
 def open_icmp(
@@ -81,16 +82,12 @@ def privilege_remedy() -> str:
 
 
 def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None:
-    for forced, plain in ((abi.SO_RCVBUFFORCE, socket.SO_RCVBUF), (abi.SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-        try:
-            handle.setsockopt(socket.SOL_SOCKET, forced, options.receive_buffer)
-        except PermissionError:  # without CAP_NET_ADMIN the kernel cuts it at net.core.[rw]mem_max
-            handle.setsockopt(socket.SOL_SOCKET, plain, options.receive_buffer)
+    enlarge(handle, options.receive_buffer)
     handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
     if options.family == socket.AF_INET:
         handle.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, options.dscp << 2)
         if raw:
-            wanted = (icmp.ECHO_REPLY, *icmp.ERRORS4)
+            wanted = (*((icmp.ECHO_REPLY,) if options.replies else ()), *icmp.ERRORS4)
             blocked = 0xFFFFFFFF & ~sum(1 << kind for kind in wanted)
             handle.setsockopt(abi.SOL_RAW, abi.ICMP_FILTER, struct.pack("=I", blocked))
         else:
@@ -99,11 +96,20 @@ def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None
         handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, options.dscp << 2)
         if raw:
             words = [0xFFFFFFFF] * 8
-            for kind in (icmp.ECHO6_REPLY, *icmp.ERRORS6):
+            for kind in (*((icmp.ECHO6_REPLY,) if options.replies else ()), *icmp.ERRORS6):
                 words[kind >> 5] &= ~(1 << (kind & 31))
             handle.setsockopt(socket.IPPROTO_ICMPV6, abi.ICMP6_FILTER, struct.pack("=8I", *words))
         else:
             handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+
+
+def enlarge(handle: socket.socket, size: int) -> None:
+    """Give both buffers of a socket this many bytes, or as many as are allowed."""
+    for forced, plain in ((abi.SO_RCVBUFFORCE, socket.SO_RCVBUF), (abi.SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            handle.setsockopt(socket.SOL_SOCKET, forced, size)
+        except PermissionError:  # without CAP_NET_ADMIN the kernel cuts it at net.core.[rw]mem_max
+            handle.setsockopt(socket.SOL_SOCKET, plain, size)
 
 
 @cache

@@ -249,15 +249,7 @@ class PacketSocket:
         count = self._rx.take(self._fd, 0)
         if count <= 0:
             return None
-        control = self._rx.control[:count]
-        stamp = control["sec"] * 1_000_000_000 + control["nsec"]
-        plain = (self._rx.headers["controllen"][:count] == abi.STAMP.itemsize) & (
-            control["kind"] == abi.KIND_STAMP
-        )
-        if not plain.all():
-            stamp[~plain] = 0
-            self._rx.odd = True
-        names = self._rx.names[:count]
+        stamp, names = self._rx.arrival(count), self._rx.names[:count]
         return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, names, count == BLOCK)
 
     def stamps(self) -> Stamps | None:
@@ -318,21 +310,22 @@ class PacketSocket:
         self._counter.restart(time.time_ns())
 
     def pressure(self) -> Pressure:
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, abi.SO_MEMINFO, 64)
-        info = memoryview(raw).cast("I")
-        full = info[abi.MEMINFO_RECEIVED] + _MESSAGE > info[abi.MEMINFO_ROOM]
-        return Pressure(info[abi.MEMINFO_DROPS], full)
+        return pressure(self._socket)
 
     def admit(self, first_id: int, ids: int) -> None:
         if self.raw:  # the kernel gives a ping socket its own replies only
             filters.attach(self._socket, filters.own_replies(self.family, first_id, ids))
 
-    def filter(self, program: filters.Program) -> None:
-        """Let the kernel keep what the program does not accept from this socket. Raises: OSError."""
-        filters.attach(self._socket, program)
-
     def close(self) -> None:
         self._socket.close()
+
+
+def pressure(handle: socket.socket) -> Pressure:
+    """The state of its receive buffer."""
+    raw = handle.getsockopt(socket.SOL_SOCKET, abi.SO_MEMINFO, 64)
+    info = memoryview(raw).cast("I")
+    full = info[abi.MEMINFO_RECEIVED] + _MESSAGE > info[abi.MEMINFO_ROOM]
+    return Pressure(info[abi.MEMINFO_DROPS], full)
 
 
 def _is_ours(offender: bytes) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probe.errors import SocketError
 from probe.sockets import abi
@@ -66,3 +67,15 @@ class ReceiveBlock:
         self.fill(fd, flags)
         count, self._held = self._held, 0
         return count
+
+    def arrival(self, count: int) -> NDArray[np.int64]:
+        """When each of the first `count` messages arrived by the kernel's stamp, wall ns; 0: it has none."""
+        control = self.control[:count]
+        stamp: NDArray[np.int64] = control["sec"] * 1_000_000_000 + control["nsec"]
+        plain = (self.headers["controllen"][:count] == abi.STAMP.itemsize) & (
+            control["kind"] == abi.KIND_STAMP
+        )
+        if not plain.all():
+            stamp[~plain] = 0
+            self.odd = True
+        return stamp

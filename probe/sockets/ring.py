@@ -3,10 +3,11 @@ memory.
 
 What a raw socket leaves to the kernel's IP stack is done once: a probe's frame is complete, with link and IP
 header, and goes to the driver as it is. A second packet socket taps the interface into a ring of frames,
-where the kernel writes each probe as the driver gets it and each reply as it arrives, both with its time. An
-ordinary raw
-socket stands beside them for what comes in another shape (`probe.sockets.ring_filters`), and sends a probe
-now and then, so that the kernel goes on asking whether the neighbour is still there.
+where the kernel writes each probe as the driver gets it and each reply as it arrives, both with its time.
+
+Two more sockets stand beside them. One sees the replies that come by another interface or in another shape
+(`probe.sockets.ring_filters`). An ordinary raw socket receives ICMP errors, and sends a probe now and then,
+so that the kernel goes on asking whether the neighbour is still there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from probe.packets import ethernet
 from probe.sockets import abi
 from probe.sockets.frames import FrameRing
-from probe.sockets.packet_socket import ROWS, PacketSocket, Pressure, Replies, Stamps
+from probe.sockets.packet_socket import ROWS, PacketSocket, Pressure, Replies, Stamps, pressure
+from probe.sockets.receive_block import ReceiveBlock
 
 _HEADER = abi.MMSGHDR.itemsize
 _MAC = 6
@@ -57,7 +59,8 @@ class RingSocket:
         out: packet socket that sends; it receives nothing.
         tap: packet socket whose ring is in `memory`, filtered.
         memory: the mapped ring.
-        beside: raw socket for packets of any other shape.
+        beside: raw socket that receives ICMP errors alone.
+        other: packet socket of all interfaces, for replies that the ring does not take.
         frames: number of frames in the ring.
     """
 
@@ -67,6 +70,7 @@ class RingSocket:
         tap: socket.socket,
         memory: mmap.mmap,
         beside: PacketSocket,
+        other: socket.socket,
         *,
         frames: int,
         outlet: Outlet,
@@ -78,7 +82,7 @@ class RingSocket:
         self.raw = True
         self.checksums = True
         self.outlet = outlet
-        self._out, self._tap, self._beside = out, tap, beside
+        self._out, self._tap, self._beside, self._other = out, tap, beside, other
         self._out_fd = out.fileno()
         self._memory = memory
         header = ethernet.IPV4 if self.family == socket.AF_INET else ethernet.IPV6
@@ -103,6 +107,8 @@ class RingSocket:
         self._ids = np.zeros(ROWS, np.uint32)
         self._lengths = np.zeros(ROWS, np.int64)
         self._sources = np.zeros((frames, abi.SOCKADDR), np.uint8)  # of replies: only of errors it is asked
+        self._strays = ReceiveBlock(abi.STAMP, names=False)
+        self._strays_begin = 0 if self.family == socket.AF_INET else header
         self._left: list[Stamps] = []
         self._drops = 0
         # Set by other threads, looked at by the engine's between two blocks.
@@ -255,7 +261,16 @@ class RingSocket:
                     taken.data, taken.length, taken.arrived, self._sources[: len(taken.length)], True
                 )
             ring.release()
-        return self._beside.receive()
+        return self._receive_strays() or self._beside.receive()
+
+    def _receive_strays(self) -> Replies | None:
+        """Replies that the ring does not take, each row from where a raw socket would begin it."""
+        block, begin = self._strays, self._strays_begin
+        count = block.take(self._other.fileno(), 0)
+        if count <= 0:
+            return None
+        length = np.maximum(block.headers["len"][:count].astype(np.int64) - begin, 0)
+        return Replies(block.data[:count, begin:], length, block.arrival(count), block.names[:count], True)
 
     def stamps(self) -> Stamps | None:
         self._ring.release()
@@ -269,10 +284,11 @@ class RingSocket:
         return None
 
     def pressure(self) -> Pressure:
-        beside = self._beside.pressure()
+        beside, other = self._beside.pressure(), pressure(self._other)
         statistics = self._tap.getsockopt(abi.SOL_PACKET, abi.PACKET_STATISTICS, 8)
         self._drops += struct.unpack("=II", statistics)[1]  # reading it sets it to 0
-        return Pressure((self._drops + beside.drops) & 0xFFFFFFFF, self._ring.full or beside.full)
+        drops = self._drops + beside.drops + other.drops
+        return Pressure(drops & 0xFFFFFFFF, self._ring.full or beside.full or other.full)
 
     def admit(self, first_id: int, ids: int) -> None:
         """Nothing else is admitted anyway."""
@@ -284,6 +300,6 @@ class RingSocket:
         if self._tap.fileno() >= 0:
             with contextlib.suppress(OSError):  # the interface is gone, and its hook with it
                 self._tap.bind((self.outlet.name, 0))
-        for each in (self._out, self._tap):
+        for each in (self._out, self._tap, self._other):
             each.close()
         self._beside.close()

@@ -1,17 +1,15 @@
-"""Identifiers and a secret in, two classic BPF programs out: which packets go into the ring, and which go
-to the
-raw socket beside it.
+"""Identifiers and a secret in, two classic BPF programs out: which packets go into the ring, and which to the
+socket that watches all interfaces.
 
 The ring takes what looks as nearly all of it does, so that it can be read without looking twice:
 
     our requests on their way out     with our secret
-    echo replies to this host         untagged, IPv4 without options and from the first byte on, or IPv6
-    without
-                                      extension headers and no longer than any link carries; with one of our
-                                      identifiers (a wrong secret is to be counted), or with our secret
+    echo replies to this host         untagged; IPv4 without options and from the first byte on, or IPv6
+                                      without extension headers; with one of our identifiers (a wrong
+                                      secret is to be counted), or with our secret
 
-The raw socket takes the other echo replies of the same kind (another interface, options, extension headers,
-reassembled fragments), and ICMP errors. So each packet comes by exactly one way.
+The other socket takes what else comes as such a reply: by another interface, or with IPv4 options. So each
+comes by exactly one of the two ways. Neither takes an IPv6 reply with extension headers, or in fragments.
 """
 
 from __future__ import annotations
@@ -28,15 +26,13 @@ _WORD_X, _HALF_X, _BYTE_X = 0x00 | 0x40, 0x08 | 0x40, 0x10 | 0x40  # loads at X 
 _HEADER_X = 0x01 | 0x10 | 0xA0  # X = 4 * (byte & 0xf): the length of an IPv4 header
 _NUMBER_X = 0x01 | 0x00
 _SUBTRACT, _AND = 0x04 | 0x10, 0x04 | 0x50
-_JUMP, _EQUAL, _ABOVE, _AT_LEAST, _ANY_BIT = 0x05, 0x05 | 0x10, 0x05 | 0x20, 0x05 | 0x30, 0x05 | 0x40
+_EQUAL, _AT_LEAST, _ANY_BIT = 0x05 | 0x10, 0x05 | 0x30, 0x05 | 0x40
 _RETURN = 0x06
 # What the kernel knows of a packet besides its bytes (linux/filter.h).
-_AD, _NET = 0xFFFFF000, 0xFFF00000
+_AD = 0xFFFFF000
 _PACKET_TYPE, _INTERFACE, _VLAN = _AD + 4, _AD + 8, _AD + 44
 _TO_US, _OUTGOING = 0, 4
 _OFFSET = 0x1FFF  # of a fragment
-# No link of IPv6 is narrower (RFC 8200, 5): a reply that fits has not been in pieces.
-_WHOLE6 = 1280 - IPV6
 
 # A jump's target: the next instruction, or a label.
 _Step = tuple[int, str, str, int] | str
@@ -55,7 +51,7 @@ def ring_program(family: int, token: bytes, first_id: int, ids: int) -> Program:
             (_ANY_BIT, "drop", "", _OFFSET),
         ]
     else:
-        whole = [(_HALF, "", "", LINK + 4), (_ABOVE, "drop", "", _WHOLE6)]
+        whole = []
     return _assemble(
         [
             (_HALF, "", "", 12),
@@ -88,23 +84,31 @@ def ring_program(family: int, token: bytes, first_id: int, ids: int) -> Program:
     )
 
 
-def beside_program(family: int, interface: int, token: bytes, first_id: int, ids: int) -> Program:
-    """For the raw socket; a packet begins with its IP header on IPv4 and with its ICMP header on IPv6."""
+def other_program(family: int, interface: int, token: bytes, first_id: int, ids: int) -> Program:
+    """For the packet socket of all interfaces; a packet begins with its IP header."""
     v4 = family == socket.AF_INET
     if v4:
-        regular: list[_Step] = [(_BYTE, "", "", 0), (_EQUAL, "drop", "", 0x45)]
-    else:
-        regular = [
-            (_BYTE, "", "", _NET + 6),
-            (_EQUAL, "", "ours", socket.IPPROTO_ICMPV6),
-            (_HALF, "", "", _NET + 4),
-            (_ABOVE, "", "drop", _WHOLE6),
+        regular: list[_Step] = [
+            (_BYTE, "", "", 0),
+            (_EQUAL, "drop", "", 0x45),
         ]
+        header: list[_Step] = [
+            (_HALF, "", "", 6),
+            (_ANY_BIT, "drop", "", _OFFSET),
+            (_HEADER_X, "", "", 0),
+        ]
+    else:
+        regular = [(_AT_LEAST, "drop", "drop", 0)]
+        header = [(_NUMBER_X, "", "", IPV6)]
     return _assemble(
         [
-            (_HEADER_X, "", "", 0) if v4 else (_NUMBER_X, "", "", 0),
+            (_BYTE, "", "", 9 if v4 else 6),
+            (_EQUAL, "", "drop", socket.IPPROTO_ICMP if v4 else socket.IPPROTO_ICMPV6),
+            (_WORD, "", "", _PACKET_TYPE),
+            (_EQUAL, "", "drop", _TO_US),
+            *header,
             (_BYTE_X, "", "", 0),
-            (_EQUAL, "", "keep", icmp.ECHO_REPLY if v4 else icmp.ECHO6_REPLY),
+            (_EQUAL, "", "drop", icmp.ECHO_REPLY if v4 else icmp.ECHO6_REPLY),
             (_WORD, "", "", _INTERFACE),
             (_EQUAL, "", "ours", interface),
             *regular,
@@ -116,7 +120,7 @@ def beside_program(family: int, interface: int, token: bytes, first_id: int, ids
             (_WORD_X, "", "", 12),
             (_EQUAL, "", "drop", int.from_bytes(token[4:], "big")),
             "keep",
-            (_RETURN, "", "", 0xFFFFFFFF),
+            (_RETURN, "", "", 0xFFFF),
             "drop",
             (_RETURN, "", "", 0),
         ]

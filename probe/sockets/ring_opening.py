@@ -8,18 +8,19 @@ import socket
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probe.errors import PrivilegeError, SocketError
 from probe.packets import ethernet
 from probe.packets.icmp import HEADER
 from probe.sockets import abi, filters
-from probe.sockets.opening import SocketOptions, open_icmp, privilege_remedy
+from probe.sockets.opening import SocketOptions, enlarge, open_icmp, privilege_remedy
 from probe.sockets.ring import Outlet, RingSocket, Way
-from probe.sockets.ring_filters import beside_program, ring_program
+from probe.sockets.ring_filters import other_program, ring_program
 
 _FRAMES = 8192  # in a ring: four times what is sent between two drains, stamps and replies
 _BEFORE = 66  # bytes of a frame in front of the packet
+_ARRIVAL = abi.RX_SOFTWARE | abi.SOFTWARE
 _LINE = 64  # a frame begins with a line of the processor's cache
 
 
@@ -46,20 +47,25 @@ def open_ring(options: SocketOptions, outlet: Outlet, ways: Sequence[Way], secre
     frames = blocks * block // size
     with ExitStack() as opened:
         try:
-            beside = open_icmp(options)
+            beside = open_icmp(replace(options, replies=False))
             opened.callback(beside.close)
             if not beside.raw:
                 raise PrivilegeError(privilege_remedy())
             ids = secret.token, secret.first_id, secret.ids
-            beside.filter(beside_program(options.family, outlet.index, *ids))
             out = opened.enter_context(_packet_socket())
             out.bind((outlet.name, 0))
-            _enlarge(out, options.receive_buffer)
+            enlarge(out, options.receive_buffer)
+            other = opened.enter_context(_packet_socket(socket.SOCK_DGRAM))
+            filters.attach(other, other_program(options.family, outlet.index, *ids))
+            enlarge(other, options.receive_buffer)
+            other.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, _ARRIVAL)
+            protocol = abi.ETH_P_IP if options.family == socket.AF_INET else abi.ETH_P_IPV6
+            abi.bind_everywhere(other, protocol)
             tap = opened.enter_context(_packet_socket())
             filters.attach(tap, ring_program(options.family, *ids))
             tap.setsockopt(abi.SOL_PACKET, abi.PACKET_VERSION, abi.TPACKET_V2)
             # The time of arrival is taken where the driver hands a packet over, as for any other socket.
-            tap.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.RX_SOFTWARE | abi.SOFTWARE)
+            tap.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, _ARRIVAL)
             request = struct.pack("=4I", block, blocks, size, frames)
             tap.setsockopt(abi.SOL_PACKET, abi.PACKET_RX_RING, request)
             memory = mmap.mmap(tap.fileno(), blocks * block, mmap.MAP_SHARED)
@@ -69,6 +75,7 @@ def open_ring(options: SocketOptions, outlet: Outlet, ways: Sequence[Way], secre
                 tap,
                 memory,
                 beside,
+                other,
                 frames=frames,
                 outlet=outlet,
                 ways=ways,
@@ -83,16 +90,9 @@ def open_ring(options: SocketOptions, outlet: Outlet, ways: Sequence[Way], secre
         return ring
 
 
-def _packet_socket() -> socket.socket:
+def _packet_socket(kind: int = socket.SOCK_RAW) -> socket.socket:
     """It receives nothing until it is bound to a protocol."""
-    return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-
-
-def _enlarge(handle: socket.socket, size: int) -> None:
-    try:
-        handle.setsockopt(socket.SOL_SOCKET, abi.SO_SNDBUFFORCE, size)
-    except PermissionError:  # without CAP_NET_ADMIN the kernel cuts it at net.core.wmem_max
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    return socket.socket(socket.AF_PACKET, kind | socket.SOCK_CLOEXEC, 0)
 
 
 def _common(size: int) -> int:
