@@ -37,7 +37,7 @@ FULL = Size(
     probes=100_000,
     saturated_rounds=21,
     window_s=10,
-    paced_rounds=5,
+    paced_rounds=7,
     scale_windows=6,
 )
 QUICK = Size(
