@@ -169,16 +169,19 @@ class Engine:
         now = self._clock.mono()
         if now > self._wake_limit:
             self._overslept(now)
+            self._drain()  # what came meanwhile may have filled the buffer that TX stamps need, too
+            now = self._last_drain
         elif not self._windows:
             self._begin(now)
         if self.to_mono.moved(now):
             self._drain()  # the sooner a step is seen, the fewer stamps may be from either side of it
-        wake = self._housekeeping
+        wake, until = self._housekeeping, now
         for channel in self.channels:
-            while channel.due <= now and (taken := channel.send(now, self._drain_after)):
+            while channel.due <= until and (taken := channel.send(now, self._drain_after)):
                 self._unread += taken
                 if self._unread >= self._drain_after:
                     self._drain()
+                    now = self._last_drain
             if channel.due < wake:
                 wake = channel.due
         if now >= self._housekeeping:

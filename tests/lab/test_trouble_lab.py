@@ -141,6 +141,7 @@ def test_replies_that_came_while_nobody_read_are_told_from_lost_ones(lab: Lab, t
     windows = [window for name in ("one", "two", "three") for window in probes(points, name)]
     drops = about(points, "socket_drops")[-1]
     assert drops > 100
+    assert total(windows, "late") == 0
     assert total(windows, "lost") == wire.lost
     assert total(windows, "errors") == drops
     assert total(windows, "sent") + total(windows, "errors") == wire.arrived
