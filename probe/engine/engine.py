@@ -23,11 +23,11 @@ from probe.clock import MILLISECOND, Clock
 from probe.engine.channel import CATCH_UP, FAR, Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
+from probe.sockets.packet_socket import BLOCK
 from probe.engine.trouble import STALL, Trouble
 from probe.host.processors import Load
 
-DRAIN_AFTER = 1024  # probes: more replies than this are not left unread
-DRAIN_EVERY = 250 * MILLISECOND  # ... nor for longer than this
+DRAIN_EVERY = 250 * MILLISECOND  # replies are not left unread for longer than this
 LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls of anything are slow
 FAREWELL = 10_000 * MILLISECOND  # longest wait for outstanding replies at the end
 MARGIN = 2 * MILLISECOND  # between our clock before a send and the kernel's TX stamp
@@ -97,7 +97,7 @@ class Engine:
         self.to_mono = WallToMono(clock)
         self.trouble = Trouble(load)
         self._last_drain = clock.mono()
-        self._drain_after = min([DRAIN_AFTER, *(channel.socket.patience for channel in channels)])
+        self._drain_after = min((channel.socket.batch for channel in channels), default=BLOCK)
         # Probes of all channels since the last drain: a raw socket gets the replies to every one of them.
         self._unread = 0
         self._wake_limit = FAR  # later than this a turn is late

@@ -24,7 +24,7 @@ from probe.packets.icmp import HEADER
 _USER = 1  # TP_STATUS_USER
 _OUTGOING = 4  # PACKET_OUTGOING: the tap saw it on its way to the driver
 _NET = 80  # where the kernel puts the IP header of an Ethernet frame
-MOST = 2048  # frames that are looked at together
+MOST = 8192  # frames that are looked at together
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]

@@ -54,6 +54,7 @@ class MemorySocket:
     sent: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.batch = min(BLOCK, self.patience)
         self.checksums = self.raw and self.family == socket.AF_INET
         self._sizes = np.zeros(ROWS, np.int64)
         self._ids = np.zeros(ROWS, np.uint32)

@@ -87,7 +87,8 @@ class RingSocket:
         self._memory = memory
         header = ethernet.IPV4 if self.family == socket.AF_INET else ethernet.IPV6
         self._ring = FrameRing(np.frombuffer(memory, np.uint8).reshape(frames, -1), header)
-        self.patience = min(frames // 4, beside.patience)
+        # Of all that the interpreter does for a batch, most is coming back to cold caches: few and large ones.
+        self.patience = self.batch = frames // 4
         self.row_offset = ethernet.LINK + header
         self._ways = list(ways)
         self._dscp = dscp
@@ -110,7 +111,8 @@ class RingSocket:
         self._strays = ReceiveBlock(abi.STAMP, names=False)
         self._strays_begin = 0 if self.family == socket.AF_INET else header
         self._left: list[Stamps] = []
-        self._drops = 0
+        self._drops = self._drops_elsewhere = 0
+        self._elsewhere = True  # something has come by the other sockets since they were asked for drops
         # Set by other threads, looked at by the engine's between two blocks.
         self._new_ways: Sequence[Way] | None = None
         self._asked: deque[int] = deque()
@@ -261,7 +263,9 @@ class RingSocket:
                     taken.data, taken.length, taken.arrived, self._sources[: len(taken.length)], True
                 )
             ring.release()
-        return self._receive_strays() or self._beside.receive()
+        replies = self._receive_strays() or self._beside.receive()
+        self._elsewhere |= replies is not None
+        return replies
 
     def _receive_strays(self) -> Replies | None:
         """Replies that the ring does not take, each row from where a raw socket would begin it."""
@@ -284,11 +288,15 @@ class RingSocket:
         return None
 
     def pressure(self) -> Pressure:
-        beside, other = self._beside.pressure(), pressure(self._other)
         statistics = self._tap.getsockopt(abi.SOL_PACKET, abi.PACKET_STATISTICS, 8)
         self._drops += struct.unpack("=II", statistics)[1]  # reading it sets it to 0
-        drops = self._drops + beside.drops + other.drops
-        return Pressure(drops & 0xFFFFFFFF, self._ring.full or beside.full or other.full)
+        full = self._ring.full
+        if self._elsewhere:
+            self._elsewhere = False
+            others = self._beside.pressure(), pressure(self._other)
+            self._drops_elsewhere = sum(each.drops for each in others)
+            full = full or any(each.full for each in others)
+        return Pressure((self._drops + self._drops_elsewhere) & 0xFFFFFFFF, full)
 
     def admit(self, first_id: int, ids: int) -> None:
         """Nothing else is admitted anyway."""

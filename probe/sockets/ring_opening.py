@@ -18,7 +18,7 @@ from probe.sockets.opening import SocketOptions, enlarge, open_icmp, privilege_r
 from probe.sockets.ring import Outlet, RingSocket, Way
 from probe.sockets.ring_filters import other_program, ring_program
 
-_FRAMES = 8192  # in a ring: four times what is sent between two drains, stamps and replies
+_FRAMES = 16384  # in a ring: twice what 4,096 probes between two drains take, for stamps and replies
 _BEFORE = 66  # bytes of a frame in front of the packet
 _ARRIVAL = abi.RX_SOFTWARE | abi.SOFTWARE
 _LINE = 64  # a frame begins with a line of the processor's cache
