@@ -112,9 +112,9 @@ def expect(windows: Sequence[Window], timeout: int, closing_lasts: int) -> list[
     """
     late, duplicates = _Tally(windows, closing_lasts), _Tally(windows, closing_lasts)
     everybody = [(at, probe) for at, window in enumerate(windows) for probe in window.probes]
-    overtaken = _overtaken([probe for _, probe in everybody])
+    passed = overtaken([probe for _, probe in everybody])
     reordered = [[0, 0] for _ in windows]
-    for (at, probe), passed in zip(everybody, overtaken, strict=True):
+    for (at, probe), was_passed in zip(everybody, passed, strict=True):
         if probe.first is None:
             continue
         rtt = probe.first - probe.sent_ns
@@ -122,13 +122,13 @@ def expect(windows: Sequence[Window], timeout: int, closing_lasts: int) -> list[
             late.add(at, probe.first, sure=rtt > timeout + CLOSE)
         for again in probe.replies[1:]:
             duplicates.add(at, again, sure=True)
-        if passed:
+        if was_passed:
             closes = windows[at].closing_ns
             reordered[at][0] += probe.first < closes - MS
             reordered[at][1] += probe.first <= closes + closing_lasts
     out = []
     for at, window in enumerate(windows):
-        counts = _outcomes(window.probes, timeout)
+        counts = outcomes(window.probes, timeout)
         counts["late"], counts["duplicates"] = late.range(at), duplicates.range(at)
         counts["reordered"] = Range(*reordered[at])
         so_far = {"late": late.so_far(at), "duplicates": duplicates.so_far(at)}
@@ -136,7 +136,8 @@ def expect(windows: Sequence[Window], timeout: int, closing_lasts: int) -> list[
     return out
 
 
-def _outcomes(probes: Sequence[Seen], timeout: int) -> dict[str, Range]:
+def outcomes(probes: Sequence[Seen], timeout: int) -> dict[str, Range]:
+    """What became of these probes, in order: the fields that need no other probes and no closing time."""
     sure, maybe = (
         [(rtt := probe.rtt()) is not None and rtt <= timeout + off for probe in probes]
         for off in (-CLOSE, CLOSE)
@@ -202,7 +203,7 @@ class _Tally:
         return Range(self._surely_by[at], self._maybe_by[at])
 
 
-def _overtaken(probes: Sequence[Seen]) -> list[bool]:
+def overtaken(probes: Sequence[Seen]) -> list[bool]:
     """RFC 4737: whether the reply to a later probe came before that to each of these."""
     out, earliest = [], math.inf
     for probe in reversed(probes):

@@ -32,7 +32,8 @@ from tests.lab.definitions import (
     expect,
     flow,
     jitter,
-    longest,
+    outcomes,
+    overtaken,
     percentile,
 )
 from tests.lab.link import (
@@ -48,7 +49,7 @@ from tests.lab.link import (
     Uniform,
 )
 from tests.lab.netlab import Lab, Namespace
-from tests.lab.running import LabAgent, probes
+from tests.lab.running import AS_NOBODY, LabAgent, probes
 from tests.lab.witnesses import assert_same_story
 from tests.system.commands import DEADLINE_S, coloprobe, wait_for
 
@@ -105,8 +106,8 @@ MIXES = {
         ("late", "lost", "reordered"),
     ),
     "too-late-for-its-window": Mix(
-        Impairments(Constant(MS), duplicate=Duplicate(Every(4), 900 * MS)),
-        Impairments(Constant(MS), reorder=Reorder(Every(6), 700 * MS)),
+        Impairments(Constant(MS), duplicate=Duplicate(Every(15), 900 * MS)),
+        Impairments(Constant(MS), reorder=Reorder(Every(20), 700 * MS)),
         ("late", "lost", "duplicates"),
     ),
     "around-the-timeout": Mix(
@@ -133,22 +134,23 @@ MIXES = {
     ),
 }
 
-# Name, address, interval: flows of one socket and of two. Two fit into a window a whole number of times; two
-# are in no step with the tick of 10 ms, so that some of their probes leave when they are due: see `dues`.
+# Name, address, interval, DSCP: four sockets, of which raw ones hear what is for the others as well. Two
+# flows fit into a window a whole number of times; two are in no step with the tick of 10 ms, so that some of
+# their probes leave when they are due: see `dues`.
 ROUTED = "10.50.0.0/24", "fd50::/64"
 PINGED = "10.50.0.200", "fd50::200"
 TARGETS = [
-    ("four", "10.50.0.1", 5 * MS),
-    ("four-odd", "10.50.0.2", 7_300_000),
-    ("six", "fd50::1", 10 * MS),
-    ("six-odd", "fd50::2", 13_700_000),
+    ("four", "10.50.0.1", 5 * MS, 0),
+    ("four-odd", "10.50.0.2", 7_300_000, 10),
+    ("six", "fd50::1", 10 * MS, 0),
+    ("six-odd", "fd50::2", 13_700_000, 46),
 ]
 
 
 def settings() -> str:
     return "\n".join(
-        f'[[target]]\nname = "{name}"\naddress = "{address}"\ninterval = "{interval}ns"'
-        for name, address, interval in TARGETS
+        f'[[target]]\nname = "{name}"\naddress = "{address}"\ninterval = "{interval}ns"\ndscp = {dscp}'
+        for name, address, interval, dscp in TARGETS
     )
 
 
@@ -157,10 +159,11 @@ class Errors:
     """How far measured times are from the capture's, ns."""
 
     rtts: list[int] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
     summaries: list[int] = field(default_factory=list)
 
     def check(self) -> None:
-        for name, values in (("rtt", self.rtts), ("rtt fields", self.summaries)):
+        for name, values in (("rtt", self.rtts), ("sent", self.sent), ("rtt fields", self.summaries)):
             if values:
                 off = sorted(map(abs, values))
                 shown = f"median {median(off) / 1e3:.1f}, p99 {percentile(off, 99, 100) / 1e3:.1f}"
@@ -191,7 +194,7 @@ def windows_of(
     ends = [*starts[1:], (starts[-1] // LENGTH + 1) * LENGTH]
     sent = {point.time_ns: int(point.fields["sent"]) for point in points}
     beats = dues(seen, interval) if complete else [probe.sent_ns for probe in seen]
-    spare = MS if complete and LENGTH % interval else 250 * MS + CLOSING_STALLED
+    spare = MS if complete and interval % MS else 250 * MS + CLOSING_STALLED
     windows, at = [], 0
     for start, end in zip(starts, ends, strict=True):
         until = min(at + sent.get(start, 0), len(seen))
@@ -238,10 +241,11 @@ def check_agent(points: Sequence[Point], capture: Capture, stopped_ns: int, show
     lasts = CLOSING_STALLED if stalls else CLOSING_LATE if late_ticks else CLOSING
     starts = sorted({point.time_ns for point in points if point.measurement == "probe"})
     found: dict[str, int] = dict.fromkeys(shows, 0)
-    for name, address, interval in TARGETS:
+    for name, address, interval, _ in TARGETS:
         mine = probes(points, name)
         by_start = {point.time_ns: point for point in mine}
-        windows = windows_of(flow(echoes, address), mine, starts, interval, not skipped)
+        seen = flow(echoes, address)
+        windows = windows_of(seen, mine, starts, interval, not skipped)
         full, so_far = 0, {"late": 0, "duplicates": 0}
         for at, (window, expected) in enumerate(zip(windows, expect(windows, TIMEOUT, lasts), strict=True)):
             if window.closing_ns + lasts > stopped_ns:
@@ -259,13 +263,13 @@ def check_agent(points: Sequence[Point], capture: Capture, stopped_ns: int, show
             ranges += sum(not wanted.exact for wanted in expected.counts.values())
             for field_name in shows:
                 found[field_name] += int(point.fields[field_name])
-            if window.start_ns % LENGTH == 0 and at > 1:
+            if window.start_ns % LENGTH == 0 and window.start_ns > seen[0].sent_ns:
                 full += 1
                 assert skipped or point.fields["sent"] in (LENGTH // interval, -(-LENGTH // interval))
-        assert full >= 2
+        assert full >= (1 if stalls else 2)
     print(f"{exact} counts exact, {ranges} within a range; {late_ticks} late ticks")
     # Only what arrives in the very ticks in which a window is closed may count there or in the next.
-    assert late_ticks or ranges * 3 < exact
+    assert late_ticks or ranges * 2 < exact
     assert all(found.values()), f"this run showed nothing: {found}"
     errors.check()
 
@@ -274,9 +278,10 @@ def check_ping(lines: Sequence[dict[str, Any]], seen: Sequence[Seen], ended_ns: 
     """Every probe's line, and the summary's counts."""
     *said, summary = lines
     assert [probe.number for probe in seen] == list(range(PINGS))
-    outcomes: dict[int, list[str]] = {number: [] for number in range(PINGS)}
+    lines_of: dict[int, list[str]] = {number: [] for number in range(PINGS)}
     for line in said:
-        outcomes[line["seq"]].append(line["outcome"])
+        lines_of[line["seq"]].append(line["outcome"])
+        errors.sent.append(line["sent_ns"] - seen[line["seq"]].sent_ns)
         if line["outcome"] in ("received", "late"):
             assert line["stamp"] == "kernel"
             errors.rtts.append(line["rtt_ns"] - (seen[line["seq"]].rtt() or 0))
@@ -284,46 +289,35 @@ def check_ping(lines: Sequence[dict[str, Any]], seen: Sequence[Seen], ended_ns: 
     hears_ns = max(min(p.first or p.sent_ns + TIMEOUT, p.sent_ns + TIMEOUT) for p in seen) - MS
     late = duplicates = reordered = 0
     latest: dict[str, int] = {"late": 0, "duplicates": 0, "reordered": 0}
-    passed = passed_by(seen)
+    passed = overtaken(seen)
     for probe in seen:
         heard = [reply for reply in probe.replies if reply < hears_ns]
         maybe = [reply for reply in probe.replies if reply < ended_ns]
-        rtt = probe.rtt()
-        assert rtt is None or abs(rtt - TIMEOUT) > CLOSE, "too close to the timeout to tell"
-        is_late = rtt is not None and rtt > TIMEOUT
-        got = outcomes[probe.number]
+        rtt = probe.rtt() or 0
+        got = lines_of[probe.number]
         allowed = []
-        for replies in {len(heard), len(maybe)} | set(range(len(heard), len(maybe) + 1)):
+        for replies in range(len(heard), len(maybe) + 1):
             again = ["duplicate"] * max(replies - 1, 0)
-            if not is_late and replies:
+            if replies and rtt < TIMEOUT + CLOSE:
                 allowed.append(["received", *again])
-            elif replies:
+            if replies and rtt > TIMEOUT - CLOSE:
                 allowed += [["late", *again], ["lost", "late", *again]]
-            else:
+            if not replies:
                 allowed.append(["lost"])
         assert sorted(got) in [sorted(one) for one in allowed], (probe, got, allowed)
-        late += is_late and bool(heard)
-        latest["late"] += is_late and bool(maybe)
+        late += rtt > TIMEOUT + CLOSE and bool(heard)
+        latest["late"] += rtt > TIMEOUT - CLOSE and bool(maybe)
         duplicates += max(len(heard) - 1, 0)
         latest["duplicates"] += max(len(maybe) - 1, 0)
         reordered += passed[probe.number] and bool(heard) and not straddles(probe)
         latest["reordered"] += passed[probe.number] and bool(maybe)
-    lost = [(rtt := probe.rtt()) is None or rtt > TIMEOUT for probe in seen]
-    assert summary["sent"] == PINGS
-    assert (summary["lost"], summary["received"]) == (sum(lost), PINGS - sum(lost))
-    assert summary["loss_burst_max"] == longest(lost)
+    for name, wanted in outcomes(seen, TIMEOUT).items():
+        assert summary[name] in wanted, (name, summary, wanted)
     assert (summary["errors"], summary["unstamped"]) == (0, 0)
     for name, least in (("late", late), ("duplicates", duplicates), ("reordered", reordered)):
         assert summary[name] in Range(least, latest[name]), (name, summary, least, latest)
-    assert summary["late"] == sum("late" in got for got in outcomes.values())
-    assert summary["duplicates"] == sum(got.count("duplicate") for got in outcomes.values())
-
-
-def passed_by(seen: Sequence[Seen]) -> list[bool]:
-    return [
-        probe.first is not None and any(later.first < probe.first for later in seen[at + 1 :] if later.first)
-        for at, probe in enumerate(seen)
-    ]
+    assert summary["late"] == sum("late" in got for got in lines_of.values())
+    assert summary["duplicates"] == sum(got.count("duplicate") for got in lines_of.values())
 
 
 def straddles(probe: Seen) -> bool:
@@ -338,15 +332,17 @@ def straddles(probe: Seen) -> bool:
     )
 
 
-def start_ping(near: Namespace, address: str) -> subprocess.Popen[str]:
+def start_ping(near: Namespace, address: str, wrapper: Sequence[str]) -> subprocess.Popen[str]:
     timing = ("-i", f"{PING_INTERVAL}ns", "-W", f"{TIMEOUT}ns")
-    command = coloprobe("ping", address, "-c", str(PINGS), *timing, "--json")
+    command = [*wrapper, *coloprobe("ping", address, "-c", str(PINGS), *timing, "--json")]
     return near.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_every_count_of_every_window_is_what_the_wire_says(lab: Lab, tmp_path: Path, mix: str) -> None:
     asked = MIXES[mix]
+    # Half of them by raw sockets, half by ping sockets.
+    wrapper = AS_NOBODY if list(MIXES).index(mix) % 2 else ()
     link = lab.emulated(asked.forward, asked.backward, seed=mix)
     for network in ROUTED:
         link.far.answer_for(network)
@@ -354,7 +350,7 @@ def test_every_count_of_every_window_is_what_the_wire_says(lab: Lab, tmp_path: P
     agent = LabAgent(link.near, tmp_path, settings(), window=f"{LENGTH}ns")
     with Capture(link.near, quiet=True) as capture:
         agent.start()
-        pings = [start_ping(link.near, address) for address in PINGED]
+        pings = [start_ping(link.near, address, wrapper) for address in PINGED]
         said = [ping.communicate(timeout=DEADLINE_S) for ping in pings]
         ended_ns = time.time_ns()
 
