@@ -23,9 +23,9 @@ from probe.clock import MILLISECOND, Clock
 from probe.engine.channel import CATCH_UP, FAR, Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
-from probe.sockets.packet_socket import BLOCK
 from probe.engine.trouble import STALL, Trouble
 from probe.host.processors import Load
+from probe.sockets.packet_socket import BLOCK
 
 DRAIN_EVERY = 250 * MILLISECOND  # replies are not left unread for longer than this
 LEAD = 20 * MILLISECOND  # from the first turn to the first probe: first calls of anything are slow

@@ -87,8 +87,8 @@ class RingSocket:
         self._memory = memory
         header = ethernet.IPV4 if self.family == socket.AF_INET else ethernet.IPV6
         self._ring = FrameRing(np.frombuffer(memory, np.uint8).reshape(frames, -1), header)
-        # Of all that the interpreter does for a batch, most is coming back to cold caches: few and large ones.
-        self.patience = self.batch = frames // 4
+        # Of all that the interpreter does for a batch, most is coming back to cold caches: few and large
+        # ones. self.patience = self.batch = frames // 4
         self.row_offset = ethernet.LINK + header
         self._ways = list(ways)
         self._dscp = dscp
