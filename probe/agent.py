@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 # (where windows are short, dozens are closed at once at the end). What is beyond is dropped and counted.
 PENDING_CUTS, PENDING_PROBES = 16, 1 << 20
 RESOLVE_EVERY_S = 30.0
+FOLLOW_EVERY_S = 1.0
 GOODBYE = 5 * SECOND  # at the end, for acknowledgements of what was just spooled
 SAME_HEAD = (
     SECOND  # a clock set back by less could give two `agent` lines one time; by more, only by a miracle
@@ -114,7 +115,7 @@ class Agent:
             drop_privileges(settings.agent.user)
             self.spool = Spool(state / "spool.sqlite3", int(settings.spool.max_bytes))
         except BaseException:
-            run.measurement.engine.close()
+            run.measurement.close()
             raise
         self._tell_unmeasured(run.measurement)
 
@@ -146,7 +147,7 @@ class Agent:
         known = self._runs[-1].measurement.addresses if self._runs else {}
         measurement = build(settings, self._clock, on_cut, self._on_notice, known)
         if self._stop is not None and self._stop.is_set():
-            measurement.engine.close()  # perhaps nobody waits for it any more
+            measurement.close()  # perhaps nobody waits for it any more
         reporter = Reporter(measurement, int(settings.window.histogram), int(settings.window.timeout))
         return _Run(measurement, reporter)
 
@@ -154,6 +155,11 @@ class Agent:
         for missing in measurement.unmeasured:
             log.warning("target %s is not measured: %s", missing.target.name, missing.reason)
             self._event("unreachable", f"not measured: {missing.reason}", {"target": missing.target.name})
+        if (follower := measurement.follower) is not None:
+            for text in follower.tell():
+                log.info("%s", text)
+            for text in follower.reasons():
+                self._event("host", text, {})
 
     # -- in the engine's thread ------------------------------------------------------------------------------
 
@@ -180,6 +186,7 @@ class Agent:
                 ("uplink", self.uplink.run()),
                 ("windows", self._consume()),
                 ("names", self._resolve_later()),
+                ("ways", self._follow_ways()),
                 ("reload", self._reload_loop()),
             )
         ]
@@ -208,7 +215,7 @@ class Agent:
     def close(self) -> None:
         """Give sockets and spool back, where `run` did not come to it."""
         for run in self._runs:
-            run.measurement.engine.close()
+            run.measurement.close()
         self.spool.close()
 
     def reload(self) -> None:
@@ -245,7 +252,7 @@ class Agent:
             for name, value in run.measurement.counters().items():
                 self._past[name] += value
             self._runs.remove(run)
-            run.measurement.engine.close()
+            run.measurement.close()
 
     def _offer(self, make: Callable[[], list[str]], probes: int) -> None:
         if self._queue.qsize() >= PENDING_CUTS and self._pending_probes + probes > PENDING_PROBES:
@@ -333,6 +340,21 @@ class Agent:
                 log.info("there is an address now for %s", ", ".join(sorted(names)))
                 await self._replace(None)
 
+    async def _follow_ways(self) -> None:
+        """Where whole frames are sent: keep to the kernel's routes and neighbours."""
+        while True:
+            await asyncio.sleep(FOLLOW_EVERY_S)
+            follower = self._runs[-1].measurement.follower
+            if follower is None or not follower.stirred(self._clock.mono()):
+                continue
+            seen = await asyncio.to_thread(follower.look, self._clock.mono())
+            for text in [*seen.texts, *([seen.rebuild] if seen.rebuild else [])]:
+                log.warning("%s", text)
+                self._event("host", text, {})
+                self._queue.put_nowait((list, 0))  # nothing but the event
+            if seen.rebuild:
+                await self._replace(None)
+
     async def _reload_loop(self) -> None:
         while True:
             await self._reload.wait()
@@ -365,7 +387,7 @@ class Agent:
             new = await asyncio.to_thread(self._build, settings)
             assert self._stop is not None
             if self._stop.is_set():
-                new.measurement.engine.close()
+                new.measurement.close()
                 return
             self._tell_unmeasured(new.measurement)
             self._settings = settings

@@ -17,11 +17,16 @@ from probe.engine.samples import Cut
 from probe.engine.schedule import Schedule
 from probe.errors import PrivilegeError, ResolveError, SocketError
 from probe.host.interfaces import stamped
+from probe.host.netlink import Hop
 from probe.host.processors import load
 from probe.settings import AgentSettings, Target
 from probe.sockets.opening import SocketOptions, open_icmp
+from probe.sockets.packet_socket import ProbeSocket
+from probe.sockets.ring import RingSocket
+from probe.sockets.ring_opening import Secret
 from probe.targets import Address, resolve_all
 from probe.telemetry.lines import series_text
+from probe.ways import Follower, choose
 
 _CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct ICMP identifiers
 _JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
@@ -52,6 +57,13 @@ class Measurement:
     series: list[str]  # per flow: measurement and tags of its `probe` line
     unmeasured: list[Unmeasured]
     addresses: Mapping[str, Address] = field(default_factory=dict)  # of every host that is measured
+    follower: Follower | None = None  # where whole frames are sent, or would be
+
+    def close(self) -> None:
+        """Give every socket back."""
+        self.engine.close()
+        if self.follower is not None:
+            self.follower.close()
 
     @property
     def flows(self) -> int:
@@ -80,6 +92,54 @@ class Measurement:
         }
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Targets that one socket serves."""
+
+    socket: ProbeSocket
+    members: list[tuple[Target, Address]]
+    secret: Secret
+
+
+def _open(
+    members: Sequence[tuple[Target, Address]], settings: AgentSettings, clock: Clock
+) -> tuple[list[_Group], list[Unmeasured], Follower | None]:
+    """Open what the targets need. Raises: PrivilegeError where the kernel allows no probe socket at all."""
+    ways: Sequence[Hop | str] = [""] * len(members)
+    if settings.engine.backend == "ring":
+        ways = choose(members)
+    # What one socket fixes for all its flows: family, DSCP, whether its rows are large, interface (0: any).
+    groups: dict[tuple[int, int, bool, int], list[tuple[Target, Address, Hop | str]]] = {}
+    for (target, address), way in zip(members, ways, strict=True):
+        outlet = way.index if isinstance(way, Hop) else 0
+        key = address.family, target.dscp, target.size > _JUMBO, outlet
+        groups.setdefault(key, []).append((target, address, way))
+    opened: list[_Group] = []
+    problems: list[Unmeasured] = []
+    waiting = [(t, a, way) for (t, a), way in zip(members, ways, strict=True) if isinstance(way, str) and way]
+    follower = Follower(waiting, clock.mono()) if settings.engine.backend == "ring" else None
+    next_id = {int(f): secrets.randbelow(1 << 16) for f in (socket.AF_INET, socket.AF_INET6)}
+    for (family, dscp, _, outlet), everybody in groups.items():
+        for at in range(0, len(everybody), _CHANNEL_FLOWS):
+            part = everybody[at : at + _CHANNEL_FLOWS]
+            size = max(target.size for target, _, _ in part)
+            options = SocketOptions(family, dscp, size, int(settings.engine.receive_buffer))
+            secret = Secret(secrets.token_bytes(8), next_id[family], len(part))
+            next_id[family] += len(part)
+            pairs = [(target, address) for target, address, _ in part]
+            hops = [way for _, _, way in part if isinstance(way, Hop)]
+            try:
+                if outlet and follower is not None and (ring := follower.open(options, pairs, hops, secret)):
+                    opened.append(_Group(ring, pairs, secret))
+                else:
+                    opened.append(_Group(open_icmp(options), pairs, secret))
+            except PrivilegeError:
+                raise
+            except SocketError as problem:
+                problems.extend(Unmeasured(target, str(problem)) for target, _ in pairs)
+    return opened, problems, follower
+
+
 def tags_of(settings: AgentSettings, target: Target) -> dict[str, str]:
     """The tags of a target's points."""
     return {
@@ -106,7 +166,7 @@ def build(
     Raises: PrivilegeError where the kernel allows no probe socket at all.
     """
     unmeasured: list[Unmeasured] = []
-    groups: dict[tuple[int, int, bool], list[tuple[Target, Address]]] = {}
+    members: list[tuple[Target, Address]] = []
     found = resolve_all(target.address for target in settings.target)
     addresses: dict[str, Address] = {}
     for target in settings.target:
@@ -118,28 +178,19 @@ def build(
                 continue
             address = earlier
         addresses[target.address] = address
-        groups.setdefault((address.family, target.dscp, target.size > _JUMBO), []).append((target, address))
-    opened = []
-    for (family, dscp, _), members in groups.items():
-        for at in range(0, len(members), _CHANNEL_FLOWS):
-            part = members[at : at + _CHANNEL_FLOWS]
-            size = max(target.size for target, _ in part)
-            try:
-                options = SocketOptions(family, dscp, size, int(settings.engine.receive_buffer))
-                opened.append((open_icmp(options), part))
-            except PrivilegeError:
-                raise
-            except SocketError as problem:
-                unmeasured.extend(Unmeasured(target, str(problem)) for target, _ in part)
-    flows = sum(len(part) for _, part in opened)
+        members.append((target, address))
+    opened, problems, follower = _open(members, settings, clock)
+    unmeasured += problems
+    flows = sum(len(group.members) for group in opened)
     rng = np.random.default_rng()
     channels = []
     measured: list[Target] = []
-    next_id = {int(f): secrets.randbelow(1 << 16) for f in (socket.AF_INET, socket.AF_INET6)}
-    for probe_socket, part in opened:
+    for group in opened:
+        part, ring = group.members, isinstance(group.socket, RingSocket)
         intervals = [int(target.interval) for target, _ in part]
         schedule = Schedule(intervals, [target.schedule == "poisson" for target, _ in part], rng)
-        sure = stamped((address.family, address.sockaddr) for _, address in part)
+        # A ring is told of every packet by the tap, whatever the driver can do.
+        sure = [True] * len(part) if ring else stamped((a.family, a.sockaddr) for _, a in part)
         streams = [
             Flow(len(measured) + i, address.sockaddr, target.size, sure[i])
             for i, (target, address) in enumerate(part)
@@ -148,17 +199,15 @@ def build(
         # A window, the timeout after it, and what a late tick or a second of backlog adds.
         span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND
         capacity = int(sum(span / interval + 2 for interval in intervals)) + 1024
-        base = next_id[probe_socket.family]
-        next_id[probe_socket.family] += len(streams)
         channels.append(
             Channel(
-                probe_socket,
+                group.socket,
                 streams,
                 schedule,
                 capacity=capacity,
                 all_flows=flows,
-                token=secrets.token_bytes(8),
-                base_id=base,
+                token=group.secret.token,
+                base_id=group.secret.first_id,
             )
         )
     engine = Engine(
@@ -174,7 +223,7 @@ def build(
     )
     tags = [tags_of(settings, target) for target in measured]
     measurement = Measurement(
-        engine, list(tags), [series_text("probe", t) for t in tags], unmeasured, addresses
+        engine, list(tags), [series_text("probe", t) for t in tags], unmeasured, addresses, follower
     )
     measurement.know()
     return measurement

@@ -46,6 +46,10 @@ class WindowTable(_Table, frozen=True):
 class EngineTable(_Table, frozen=True):
     tick: Duration = Duration.parse("10ms")  # how often the engine wakes while probes are due
     receive_buffer: ByteSize = ByteSize.parse("16MiB")  # a socket's buffer for replies and stamps
+    # "raw": a raw socket; TX stamps are taken in the driver. "ring": whole Ethernet frames, and both stamps
+    # from a ring in shared memory: cheaper at high rates; TX stamps are taken at the tap, just before the
+    # driver. Targets for which this cannot be done get a raw socket.
+    backend: Literal["raw", "ring"] = "raw"
 
 
 class Knobs(_Table, frozen=True):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from probe.agent import Agent
 from probe.errors import UsageError
-from probe.host.routes import default_gateways
+from probe.host.netlink import default_gateways
 from probe.service import serve
 from probe.settings import AgentSettings, agent_from
 from probe.targets import parse_target

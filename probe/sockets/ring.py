@@ -87,8 +87,8 @@ class RingSocket:
         self._memory = memory
         header = ethernet.IPV4 if self.family == socket.AF_INET else ethernet.IPV6
         self._ring = FrameRing(np.frombuffer(memory, np.uint8).reshape(frames, -1), header)
-        # Of all that the interpreter does for a batch, most is coming back to cold caches: few and large
-        # ones. self.patience = self.batch = frames // 4
+        # Of all that the interpreter does for a batch, most is coming back to cold caches: few, large ones.
+        self.patience = self.batch = frames // 4
         self.row_offset = ethernet.LINK + header
         self._ways = list(ways)
         self._dscp = dscp
@@ -103,7 +103,7 @@ class RingSocket:
         self._size = 0  # what every row's length is set to; 0: they differ
         self._heads: dict[int, NDArray[np.uint8]] = {}  # by size: the header to each destination
         self._addresses: list[bytes] = []
-        self.pseudo_sums = np.zeros(0, np.int64)
+        self.pseudo_sums: NDArray[np.int64] | None = None
         self._whither = np.zeros(ROWS, np.int64)  # the destination of each row
         self._ids = np.zeros(ROWS, np.uint32)
         self._lengths = np.zeros(ROWS, np.int64)

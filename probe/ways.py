@@ -1,0 +1,194 @@
+"""Targets in, how to send to each out: whole frames by an interface (`[engine] backend = "ring"`), or a raw
+socket
+and why; and afterwards what has changed about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from probe.clock import SECOND
+from probe.errors import SocketError
+from probe.host.netlink import Changes, Hop, Wanted, find_hops, refresh_neighbours
+from probe.packets.ethernet import IPV4, IPV6
+from probe.settings import Target
+from probe.sockets.opening import SocketOptions
+from probe.sockets.ring import Outlet, RingSocket, Way
+from probe.sockets.ring_opening import Secret, open_ring
+from probe.targets import Address
+
+WAIT_S = 1.0  # for neighbours that nobody has asked for yet
+STEADY = 10 * SECOND  # a measurement is not built anew more often than this
+STAMP = "TX stamps are taken at the tap, just before the driver's own"
+RECHECK = 60 * SECOND  # what nobody announces is looked at this often
+
+
+def choose(members: Sequence[tuple[Target, Address]]) -> list[Hop | str]:
+    """The way to each target by an Ethernet interface, or why it has to be a raw socket."""
+    wanted = [Wanted(address.family, address.sockaddr, target.dscp) for target, address in members]
+    hops = find_hops(wanted, WAIT_S)
+    return [_usable(hop, target) for hop, (target, _) in zip(hops, members, strict=True)]
+
+
+def _usable(hop: Hop | str, target: Target) -> Hop | str:
+    if isinstance(hop, str):
+        return hop
+    header = IPV4 if len(hop.gateway) == 4 else IPV6
+    if target.size + header > hop.mtu:
+        return f"{target.size} bytes and the IP header do not fit the MTU of {hop.interface} ({hop.mtu})"
+    if not hop.mac:
+        return f"the neighbour {hop.neighbour} on {hop.interface} has not answered yet"
+    return hop
+
+
+@dataclass
+class Seen:
+    """What a look found: `rebuild` is why the measurement has to be built anew, `texts` what was done."""
+
+    rebuild: str = ""
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Ring:
+    socket: RingSocket
+    members: list[tuple[Target, Address]]
+    hops: list[Hop]
+
+
+class Follower:
+    """Keeps the rings of one measurement to the kernel's routes and neighbours.
+
+    Args:
+        waiting: targets measured by a raw socket, for which a ring may be had one day, with why it was not.
+        now: monotonic time, ns.
+    """
+
+    def __init__(
+        self,
+        waiting: Sequence[tuple[Target, Address, str]],
+        now: int,
+        changes: Callable[[], Changes] = Changes,
+    ) -> None:
+        self._rings: list[_Ring] = []
+        self._waiting = list(waiting)
+        self._refused: dict[str, list[str]] = {}  # why there is no ring: for whom
+        for target, _, reason in waiting:
+            self._refused.setdefault(reason, []).append(target.name)
+        self._begun = self._checked = now
+        self._routes = self._neighbours = False
+        self._changes: Changes | None = None
+        with suppress(OSError):  # then changes are seen when it is time to look again
+            self._changes = changes()
+
+    def open(
+        self,
+        options: SocketOptions,
+        members: Sequence[tuple[Target, Address]],
+        hops: Sequence[Hop],
+        secret: Secret,
+    ) -> RingSocket | None:
+        """A ring for destinations by one interface; None, and told why by `reasons`, where there can be
+        none."""
+        first = hops[0]
+        outlet = Outlet(first.index, first.interface, first.own_mac, first.mtu)
+        try:
+            ring = open_ring(options, outlet, [Way(hop.source, hop.mac) for hop in hops], secret)
+        except SocketError as problem:
+            self._refused.setdefault(str(problem), []).extend(target.name for target, _ in members)
+            return None
+        self._rings.append(_Ring(ring, list(members), list(hops)))
+        self._ask(self._rings[-1])
+        return ring
+
+    def tell(self) -> list[str]:
+        """What is measured how, and why: for the log."""
+        texts = []
+        for ring in self._rings:
+            names = _list([target.name for target, _ in ring.members])
+            texts.append(f"whole frames on {ring.socket.outlet.name} to {names}: {STAMP}")
+        for reason, targets in self._refused.items():
+            texts.append(f"a raw socket in place of whole frames to {_list(targets)}: {reason}")
+        return texts
+
+    def reasons(self) -> list[str]:
+        """Why targets are measured by a raw socket."""
+        return [text for text in self.tell() if text.startswith("a raw")]
+
+    def stirred(self, now: int) -> bool:
+        """Whether it is time for a `look`; one system call."""
+        if self._changes is not None:
+            routes, neighbours = self._changes.seen()
+            self._routes |= routes
+            self._neighbours |= neighbours
+        return self._routes or self._neighbours or now - self._checked >= RECHECK
+
+    def look(self, now: int) -> Seen:
+        """Take over what has changed, as far as the sockets can; in any thread, one at a time."""
+        routes = self._routes or now - self._checked >= RECHECK
+        self._routes = self._neighbours = False
+        self._checked = now
+        seen = Seen()
+        for ring in self._rings:
+            self._follow(ring, self._fresh(ring, routes), seen)
+        if not seen.rebuild and self._waiting:
+            members = [(target, address) for target, address, _ in self._waiting]
+            wanted = [Wanted(address.family, address.sockaddr, target.dscp) for target, address in members]
+            for hop, (target, _) in zip(find_hops(wanted), members, strict=True):
+                if isinstance(_usable(hop, target), Hop):
+                    seen.rebuild = f"there is a way for whole frames to {target.name} now"
+        if seen.rebuild and now - self._begun < STEADY:
+            self._routes = True  # look again
+            seen.rebuild = ""
+        return seen
+
+    def _fresh(self, ring: _Ring, routes: bool) -> Sequence[Hop | str]:
+        if not routes:
+            return refresh_neighbours(ring.hops)
+        return find_hops(
+            [Wanted(address.family, address.sockaddr, target.dscp) for target, address in ring.members]
+        )
+
+    def _follow(self, ring: _Ring, hops: Sequence[Hop | str], seen: Seen) -> None:
+        moved = False
+        for n, (old, new) in enumerate(zip(ring.hops, hops, strict=True)):
+            name = ring.members[n][0].name
+            if isinstance(new, str):
+                seen.rebuild = f"no way for whole frames to {name} any more: {new}"
+                continue
+            if _place(old) != _place(new):
+                seen.rebuild = f"the route to {name} has changed: by {new.neighbour} on {new.interface}"
+                continue
+            if not new.mac:  # not known for the moment: the old one is as good as any
+                new = replace(new, mac=old.mac)
+            if new.mac != old.mac:
+                moved = True
+                text = f"the neighbour {new.neighbour} on {new.interface} is {new.mac.hex(':')} now"
+                if text not in seen.texts:
+                    seen.texts.append(text)
+            ring.hops[n] = new
+        if moved:
+            ring.socket.redirect([Way(hop.source, hop.mac) for hop in ring.hops])
+        self._ask(ring)
+
+    def _ask(self, ring: _Ring) -> None:
+        """One probe to each neighbour that the kernel is not sure of goes the kernel's way, and makes it
+        ask."""
+        unsure = {(hop.index, hop.gateway): n for n, hop in enumerate(ring.hops) if not hop.sure}
+        if unsure:
+            ring.socket.ask(list(unsure.values()))
+
+    def close(self) -> None:
+        if self._changes is not None:
+            self._changes.close()
+
+
+def _place(hop: Hop) -> tuple[int, bytes, int, bytes]:
+    """What cannot be changed in an open ring."""
+    return hop.index, hop.own_mac, hop.mtu, hop.source
+
+
+def _list(names: Sequence[str]) -> str:
+    """A few of many names."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
