@@ -19,7 +19,11 @@ from probe.engine.channel import Channel, Flow
 from probe.engine.engine import Engine
 from probe.engine.samples import Cut
 from probe.engine.schedule import Saturated
+from probe.host.netlink import Wanted, find_hops
 from probe.sockets.opening import SocketOptions, open_icmp
+from probe.sockets.packet_socket import ProbeSocket
+from probe.sockets.ring import Outlet, Way
+from probe.sockets.ring_opening import Secret, open_ring
 from probe.targets import resolve
 
 
@@ -31,7 +35,17 @@ def main() -> None:
     options = parser.parse_args()
     clock = SystemClock()
     address = resolve(options.target)
-    probe_socket = open_icmp(SocketOptions(address.family))
+    secret = Secret(secrets.token_bytes(8), secrets.randbelow(1 << 16), 1)
+    probe_socket: ProbeSocket
+    if options.backend == "ring":
+        (hop,) = find_hops([Wanted(address.family, address.sockaddr)], 1.0)
+        if isinstance(hop, str):
+            raise SystemExit(hop)
+        outlet = Outlet(hop.index, hop.interface, hop.own_mac, hop.mtu)
+        ways = [Way(hop.source, hop.mac)]
+        probe_socket = open_ring(SocketOptions(address.family), outlet, ways, secret)
+    else:
+        probe_socket = open_icmp(SocketOptions(address.family))
     schedule = Saturated(1, options.count)
     channel = Channel(
         probe_socket,
@@ -39,8 +53,8 @@ def main() -> None:
         schedule,
         capacity=max(options.count, 1),
         all_flows=1,
-        token=secrets.token_bytes(8),
-        base_id=secrets.randbelow(1 << 16),
+        token=secret.token,
+        base_id=secret.first_id,
     )
     cuts: list[Cut] = []
     engine = Engine(

@@ -72,6 +72,8 @@ def _findings(file: Path, open_sink: OpenSink | None) -> Iterator[Finding]:
     yield from _interfaces()
     yield _clock()
     yield from _names(agent)
+    if agent.engine.backend == "ring":
+        yield from _ways(agent)
     yield _writable("agent.state_dir", agent.agent.state_dir)
     yield _broker(agent.mqtt, agent.agent.id, str(file))
 
@@ -144,6 +146,21 @@ def _names(agent: AgentSettings) -> Iterator[Finding]:
             )
         else:
             yield Finding(f"target {target.name}", "ok", f"{target.address} is {address.text}")
+
+
+def _ways(agent: AgentSettings) -> Iterator[Finding]:
+    from probe.host.netlink import Hop
+    from probe.targets import resolve_all
+    from probe.ways import STAMP, choose
+
+    addresses = resolve_all(target.address for target in agent.target)
+    members = [(t, a) for t in agent.target if not isinstance(a := addresses[t.address], ResolveError)]
+    for (target, _), way in zip(members, choose(members), strict=True):
+        part = f"engine.backend for {target.name}"
+        if isinstance(way, Hop):
+            yield Finding(part, "ok", f"whole frames by {way.interface} to {way.neighbour}; {STAMP}")
+        else:
+            yield Finding(part, "warning", way, "a raw socket will be used, and a ring once that is possible")
 
 
 def _writable(key: str, directory: str) -> Finding:
