@@ -332,10 +332,12 @@ def straddles(probe: Seen) -> bool:
     )
 
 
-def start_ping(near: Namespace, address: str, wrapper: Sequence[str]) -> subprocess.Popen[str]:
+def start_ping(near: Namespace, address: str, wrapper: Sequence[str], output: Path) -> subprocess.Popen[str]:
     timing = ("-i", f"{PING_INTERVAL}ns", "-W", f"{TIMEOUT}ns")
     command = [*wrapper, *coloprobe("ping", address, "-c", str(PINGS), *timing, "--json")]
-    return near.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Files, because a full pipe would stall it. What a busy host makes it say is no part of what it measured.
+    with output.open("w") as file, output.with_suffix(".log").open("w") as log:
+        return near.popen(command, stdout=file, stderr=log)
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -350,8 +352,13 @@ def test_every_count_of_every_window_is_what_the_wire_says(lab: Lab, tmp_path: P
     agent = LabAgent(link.near, tmp_path, settings(), window=f"{LENGTH}ns")
     with Capture(link.near, quiet=True) as capture:
         agent.start()
-        pings = [start_ping(link.near, address, wrapper) for address in PINGED]
-        said = [ping.communicate(timeout=DEADLINE_S) for ping in pings]
+        outputs = [tmp_path / f"ping-{at}" for at in range(len(PINGED))]
+        pings = [
+            start_ping(link.near, address, wrapper, output)
+            for address, output in zip(PINGED, outputs, strict=True)
+        ]
+        for ping in pings:
+            assert ping.wait(DEADLINE_S) in (0, 1)  # 1: nothing was received
         ended_ns = time.time_ns()
 
         def enough() -> bool:
@@ -366,8 +373,7 @@ def test_every_count_of_every_window_is_what_the_wire_says(lab: Lab, tmp_path: P
     assert_same_story(log, link, capture)
     check_agent(points, capture, stopped_ns, asked.shows)
     errors, echoes = Errors(), capture.echoes()
-    for address, (output, complaints) in zip(PINGED, said, strict=True):
-        assert not complaints
-        lines = [json.loads(line) for line in output.splitlines()]
+    for address, output in zip(PINGED, outputs, strict=True):
+        lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
         check_ping(lines, flow(echoes, address), ended_ns, errors)
     errors.check()
