@@ -39,6 +39,7 @@ from probe.telemetry.lines import Value, encode, series_text
 from probe.telemetry.points import event_line
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
+from probe.ways import follow
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 # (where windows are short, dozens are closed at once at the end). What is beyond is dropped and counted.
 PENDING_CUTS, PENDING_PROBES = 16, 1 << 20
 RESOLVE_EVERY_S = 30.0
-FOLLOW_EVERY_S = 1.0
 GOODBYE = 5 * SECOND  # at the end, for acknowledgements of what was just spooled
 SAME_HEAD = (
     SECOND  # a clock set back by less could give two `agent` lines one time; by more, only by a miracle
@@ -155,11 +155,8 @@ class Agent:
         for missing in measurement.unmeasured:
             log.warning("target %s is not measured: %s", missing.target.name, missing.reason)
             self._event("unreachable", f"not measured: {missing.reason}", {"target": missing.target.name})
-        if (follower := measurement.follower) is not None:
-            for text in follower.tell():
-                log.info("%s", text)
-            for text in follower.reasons():
-                self._event("host", text, {})
+        for text in measurement.ways():
+            self._event("host", text, {})
 
     # -- in the engine's thread ------------------------------------------------------------------------------
 
@@ -180,13 +177,14 @@ class Agent:
         if self.spool.set_aside:
             names = ", ".join(path.name for path in self.spool.set_aside)
             self._event("agent", f"the spool was damaged and was set aside as {names}", {})
+        ways = follow(lambda: self._runs[-1].measurement, self._clock, self._on_notice, self._replace)
         tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
                 ("uplink", self.uplink.run()),
                 ("windows", self._consume()),
                 ("names", self._resolve_later()),
-                ("ways", self._follow_ways()),
+                ("ways", ways),
                 ("reload", self._reload_loop()),
             )
         ]
@@ -338,22 +336,7 @@ class Agent:
             names = [name for name, address in found.items() if not isinstance(address, ResolveError)]
             if names:
                 log.info("there is an address now for %s", ", ".join(sorted(names)))
-                await self._replace(None)
-
-    async def _follow_ways(self) -> None:
-        """Where whole frames are sent: keep to the kernel's routes and neighbours."""
-        while True:
-            await asyncio.sleep(FOLLOW_EVERY_S)
-            follower = self._runs[-1].measurement.follower
-            if follower is None or not follower.stirred(self._clock.mono()):
-                continue
-            seen = await asyncio.to_thread(follower.look, self._clock.mono())
-            for text in [*seen.texts, *([seen.rebuild] if seen.rebuild else [])]:
-                log.warning("%s", text)
-                self._event("host", text, {})
-                self._queue.put_nowait((list, 0))  # nothing but the event
-            if seen.rebuild:
-                await self._replace(None)
+                await self._replace()
 
     async def _reload_loop(self) -> None:
         while True:
@@ -379,7 +362,7 @@ class Agent:
                     self._file, key, "changed, which a running agent cannot follow", "restart the agent"
                 )
 
-    async def _replace(self, settings: AgentSettings | None) -> None:
+    async def _replace(self, settings: AgentSettings | None = None) -> None:
         """Measure by other settings, or the same ones again: the new engine begins, the old one finishes its
         window."""
         async with self._changing:

@@ -65,6 +65,11 @@ class Measurement:
         if self.follower is not None:
             self.follower.close()
 
+    def ways(self) -> list[str]:
+        """How probes are sent where it is not as usual goes into the log; returned: where it is not as
+        wished."""
+        return self.follower.tell() if self.follower is not None else []
+
     @property
     def flows(self) -> int:
         return len(self.tags)

@@ -4,11 +4,15 @@ and why; and afterwards what has changed about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from probe.clock import SECOND
+from probe.clock import SECOND, Clock
+from probe.engine.engine import Notice
 from probe.errors import SocketError
 from probe.host.netlink import Changes, Hop, Wanted, find_hops, refresh_neighbours
 from probe.packets.ethernet import IPV4, IPV6
@@ -18,6 +22,9 @@ from probe.sockets.ring import Outlet, RingSocket, Way
 from probe.sockets.ring_opening import Secret, open_ring
 from probe.targets import Address
 
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0  # a look whether there is anything to look at: one system call
 WAIT_S = 1.0  # for neighbours that nobody has asked for yet
 STEADY = 10 * SECOND  # a measurement is not built anew more often than this
 STAMP = "TX stamps are taken at the tap, just before the driver's own"
@@ -103,18 +110,17 @@ class Follower:
         return ring
 
     def tell(self) -> list[str]:
-        """What is measured how, and why: for the log."""
-        texts = []
+        """Log what is measured how. Returns, for events, for whom it is a raw socket, and why."""
         for ring in self._rings:
             names = _list([target.name for target, _ in ring.members])
-            texts.append(f"whole frames on {ring.socket.outlet.name} to {names}: {STAMP}")
-        for reason, targets in self._refused.items():
-            texts.append(f"a raw socket in place of whole frames to {_list(targets)}: {reason}")
-        return texts
-
-    def reasons(self) -> list[str]:
-        """Why targets are measured by a raw socket."""
-        return [text for text in self.tell() if text.startswith("a raw")]
+            log.info("whole frames on %s to %s: %s", ring.socket.outlet.name, names, STAMP)
+        reasons = [
+            f"a raw socket in place of whole frames to {_list(targets)}: {reason}"
+            for reason, targets in self._refused.items()
+        ]
+        for reason in reasons:
+            log.warning("%s", reason)
+        return reasons
 
     def stirred(self, now: int) -> bool:
         """Whether it is time for a `look`; one system call."""
@@ -182,6 +188,31 @@ class Follower:
     def close(self) -> None:
         if self._changes is not None:
             self._changes.close()
+
+
+class Followed(Protocol):
+    """A measurement, whose rings (if any) have a follower."""
+
+    follower: Follower | None
+
+
+async def follow(
+    current: Callable[[], Followed],
+    clock: Clock,
+    on_notice: Callable[[Notice], None],
+    rebuild: Callable[[], Awaitable[None]],
+) -> None:
+    """Keep whatever measurement is the current one to the kernel's routes and neighbours, until cancelled."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        follower = current().follower
+        if follower is None or not follower.stirred(clock.mono()):
+            continue
+        seen = await asyncio.to_thread(follower.look, clock.mono())
+        for text in [*seen.texts, *([seen.rebuild] if seen.rebuild else [])]:
+            on_notice(Notice("host", text, clock.wall()))
+        if seen.rebuild:
+            await rebuild()
 
 
 def _place(hop: Hop) -> tuple[int, bytes, int, bytes]:

@@ -135,6 +135,10 @@ AGENT_ERRORS = [
     ),
     (GOOD + '[engine]\ntick = "1s"\n', "engine.tick: 1s is out of range (allowed: 100us to 100ms)"),
     (
+        GOOD + '[engine]\nbackend = "rings"\n',
+        'engine.backend: \'rings\' is not allowed (allowed: "raw" or "ring")',
+    ),
+    (
         GOOD + '[engine]\nreceive_buffer = "0B"\n',
         "engine.receive_buffer: 0B is out of range (allowed: 64KiB to 1GiB)",
     ),
