@@ -20,9 +20,9 @@ from probe.engine.engine import Engine
 from probe.engine.samples import Cut
 from probe.engine.schedule import Saturated
 from probe.host.netlink import Wanted, find_hops
+from probe.sockets.heads import Outlet, Way
 from probe.sockets.opening import SocketOptions, open_icmp
 from probe.sockets.packet_socket import ProbeSocket
-from probe.sockets.ring import Outlet, Way
 from probe.sockets.ring_opening import Secret, open_ring
 from probe.targets import resolve
 

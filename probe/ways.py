@@ -17,8 +17,9 @@ from probe.errors import SocketError
 from probe.host.netlink import Changes, Hop, Wanted, find_hops, refresh_neighbours
 from probe.packets.ethernet import IPV4, IPV6
 from probe.settings import Target
+from probe.sockets.heads import Outlet, Way
 from probe.sockets.opening import SocketOptions
-from probe.sockets.ring import Outlet, RingSocket, Way
+from probe.sockets.ring import RingSocket
 from probe.sockets.ring_opening import Secret, open_ring
 from probe.targets import Address
 

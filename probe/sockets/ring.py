@@ -19,7 +19,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,29 +26,11 @@ from numpy.typing import NDArray
 from probe.packets import ethernet
 from probe.sockets import abi
 from probe.sockets.frames import FrameRing
+from probe.sockets.heads import MAC, Heads, Outlet, Way
 from probe.sockets.packet_socket import ROWS, PacketSocket, Pressure, Replies, Stamps, pressure
 from probe.sockets.receive_block import ReceiveBlock
 
 _HEADER = abi.MMSGHDR.itemsize
-_MAC = 6
-
-
-@dataclass(frozen=True)
-class Way:
-    """How packets get to a destination: our address (4 or 16 bytes), and the MAC address of the next hop."""
-
-    source: bytes
-    mac: bytes
-
-
-@dataclass(frozen=True)
-class Outlet:
-    """An Ethernet interface: its index, its own MAC address, and the largest IP packet it carries."""
-
-    index: int
-    name: str
-    mac: bytes
-    mtu: int
 
 
 class RingSocket:
@@ -90,8 +71,8 @@ class RingSocket:
         # Of all that the interpreter does for a batch, most is coming back to cold caches: few, large ones.
         self.patience = self.batch = frames // 4
         self.row_offset = ethernet.LINK + header
-        self._ways = list(ways)
-        self._dscp = dscp
+        self._heads = Heads(outlet, ways, dscp)
+        self._many = len(ways) > 1
         pitch = -(-(self.row_offset + max_size) // 64) * 64
         self.rows = np.zeros((ROWS, pitch), np.uint8)
         self._tx = np.zeros(ROWS, abi.MMSGHDR)
@@ -101,8 +82,6 @@ class RingSocket:
         self._tx["iovlen"] = 1
         self._tx_at = self._tx.ctypes.data
         self._size = 0  # what every row's length is set to; 0: they differ
-        self._heads: dict[int, NDArray[np.uint8]] = {}  # by size: the header to each destination
-        self._addresses: list[bytes] = []
         self.pseudo_sums: NDArray[np.int64] | None = None
         self._whither = np.zeros(ROWS, np.int64)  # the destination of each row
         self._ids = np.zeros(ROWS, np.uint32)
@@ -125,9 +104,7 @@ class RingSocket:
         """In the order of the ways."""
         self._beside.set_destinations(addresses)
         at, length = (4, 4) if self.family == socket.AF_INET else (8, 16)
-        self._addresses = [address[at : at + length] for address in addresses]
-        both = zip(self._ways, self._addresses, strict=True)
-        self.pseudo_sums = np.array([ethernet.pseudo_sum(way.source, there) for way, there in both], np.int64)
+        self.pseudo_sums = self._heads.lead_to([address[at : at + length] for address in addresses])
 
     def prepare(
         self,
@@ -143,30 +120,20 @@ class RingSocket:
             if sizes != self._size:
                 self._size = sizes
                 self._iov["len"] = self.row_offset + sizes
-                self.rows[:, : self.row_offset] = self._head(sizes)[0]
-            if len(self._ways) > 1:
-                self.rows[where, : self.row_offset] = self._head(sizes)[destinations]
+                self.rows[:, : self.row_offset] = self._heads.of(sizes)[0]
+            if self._many:
+                self.rows[where, : self.row_offset] = self._heads.of(sizes)[destinations]
         else:
             self._size = 0
             self._iov["len"][where] = self.row_offset + sizes
             heads = self.rows[where]
             for size in np.unique(sizes).tolist():
                 rows = np.flatnonzero(sizes == size)
-                heads[rows, : self.row_offset] = self._head(size)[destinations[rows]]
-        if len(self._ways) > 1:
+                heads[rows, : self.row_offset] = self._heads.of(size)[destinations[rows]]
+        if self._many:
             self._whither[where] = destinations
         if self._asked:
             self._set_aside(where, destinations, sizes, ids)
-
-    def _head(self, size: int) -> NDArray[np.uint8]:
-        """Link and IP header to every destination."""
-        if size not in self._heads:
-            heads = [
-                ethernet.header(way.mac, self.outlet.mac, way.source, there, self._dscp, size)
-                for way, there in zip(self._ways, self._addresses, strict=True)
-            ]
-            self._heads[size] = np.frombuffer(b"".join(heads), np.uint8).reshape(-1, self.row_offset)
-        return self._heads[size]
 
     def send(self, start: int, stop: int) -> tuple[int, int]:
         if self._asides and self._asides[-1] < stop:
@@ -188,10 +155,8 @@ class RingSocket:
 
     def _redirect(self) -> None:
         assert self._new_ways is not None
-        self._ways, self._new_ways = list(self._new_ways), None
-        self._heads.clear()
-        macs = np.frombuffer(b"".join(way.mac for way in self._ways), np.uint8).reshape(-1, _MAC)
-        self.rows[:, :_MAC] = macs[self._whither]
+        ways, self._new_ways = self._new_ways, None
+        self.rows[:, :MAC] = self._heads.redirect(ways)[self._whither]
 
     def ask(self, destinations: Sequence[int]) -> None:
         """Let the kernel itself send the next probe to each of these, whereby it asks for the neighbour

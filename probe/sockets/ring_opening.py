@@ -14,8 +14,9 @@ from probe.errors import PrivilegeError, SocketError
 from probe.packets import ethernet
 from probe.packets.icmp import HEADER
 from probe.sockets import abi, filters
+from probe.sockets.heads import Outlet, Way
 from probe.sockets.opening import SocketOptions, enlarge, open_icmp, privilege_remedy
-from probe.sockets.ring import Outlet, RingSocket, Way
+from probe.sockets.ring import RingSocket
 from probe.sockets.ring_filters import other_program, ring_program
 
 _FRAMES = 16384  # in a ring: twice what 4,096 probes between two drains take, for stamps and replies
