@@ -6,7 +6,8 @@ did out.
         link.near.run(["ping", "-c", "14", link.far.ipv4], check=False)
         assert link.stop().reasons == {("forward", "every"): 2}
 
-Forward is from `near` (the prober) to `far` (its targets). Devices are TUN: IP packets without Ethernet, so
+Forward is from `near` (the prober) to `far` (its targets). Devices are TUN: IP packets without Ethernet; or
+with `ethernet=True` TAP, for programs that write whole frames. Each end knows the other's MAC address, so
 nobody asks for neighbours. Multicast, which is kernels' own talk, is not carried and counted as `ignored`.
 """
 
@@ -29,13 +30,14 @@ from pyroute2 import NetNS
 
 from tests.lab.emulator import COUNTERS, COUNTERS_SIZE, Orders
 from tests.lab.link import Impairments
-from tests.lab.netlab import IFA_F_NODAD, Namespace
+from tests.lab.netlab import IFA_F_NODAD, NUD_PERMANENT, Namespace
 from tests.lab.truthlog import TruthLog, read
 
 ROOT = Path(__file__).parents[2]
 DEVICE = Path("/dev/net/tun")
 _TUNSETIFF = 0x400454CA
-_IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
+_IFF_TUN, _IFF_TAP, _IFF_NO_PI = 0x0001, 0x0002, 0x1000
+_ETHERNET_HEADER = 14
 _QUEUE = 16_384  # packets that may wait for the emulator; what overflows was never on the link
 _PATIENCE_S = 30.0
 
@@ -75,6 +77,7 @@ class EmulatedLink:
         log: Path | None = None,
         logging: bool = True,
         mtu: int = 1500,
+        ethernet: bool = False,
     ) -> None:
         self.near, self.far = near, far
         self.warning = ""
@@ -83,7 +86,7 @@ class EmulatedLink:
             self._folder = tempfile.TemporaryDirectory(prefix="coloprobe-link-")
             log = Path(self._folder.name, "log.jsonl")
         self._log = log
-        self._device = f"tun{number}"
+        self._device = f"tap{number}" if ethernet else f"tun{number}"
         self._truth: TruthLog | None = None
         self._last: tuple[Traffic, Traffic] | None = None
         descriptors: tuple[int, ...] = (
@@ -97,8 +100,9 @@ class EmulatedLink:
         self._shared = mmap.mmap(memory, COUNTERS_SIZE)
         settings = {"seed": seed, "forward": _shown(forward), "backward": _shown(backward)}
         where = str(log.absolute()) if log else ""
+        header = _ETHERNET_HEADER if ethernet else 0
         orders = pickle.dumps(
-            Orders(descriptors[0], descriptors[1], memory, forward, backward, seed, settings, where)
+            Orders(descriptors[0], descriptors[1], memory, forward, backward, seed, settings, where, header)
         )
         try:
             self._process = subprocess.Popen(
@@ -181,14 +185,15 @@ class EmulatedLink:
 
 
 def _join(namespace: Namespace, device: str, number: int, host: int, mtu: int) -> int:
-    """Make a TUN device in there, with the addresses that `Lab.link` would give; returns its descriptor."""
+    """Make a device in there, with the addresses that `Lab.link` would give; returns its descriptor."""
+    ethernet = device.startswith("tap")
+    kind = (_IFF_TAP if ethernet else _IFF_TUN) | _IFF_NO_PI
+    macs = f"02:00:00:00:{number:02x}:01", f"02:00:00:00:{number:02x}:02"
 
     def make() -> int:
         descriptor = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(
-                descriptor, _TUNSETIFF, struct.pack("16sH22x", device.encode(), _IFF_TUN | _IFF_NO_PI)
-            )
+            fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", device.encode(), kind))
         except OSError:
             os.close(descriptor)
             raise
@@ -198,10 +203,15 @@ def _join(namespace: Namespace, device: str, number: int, host: int, mtu: int) -
     networks = ip_network(f"10.99.{number}.0/24"), ip_network(f"fd99:0:0:{number:x}::/64")
     with NetNS(namespace.name) as ip:
         index = ip.link_lookup(ifname=device)[0]
+        if ethernet:
+            ip.link("set", index=index, address=macs[host - 1])
         ip.link("set", index=index, mtu=mtu, txqlen=_QUEUE, state="up")
         for network in networks:
             flags = IFA_F_NODAD if network.version == 6 else 0
             ip.addr("add", index=index, address=str(network[host]), prefixlen=network.prefixlen, flags=flags)
+            if ethernet:
+                other, mac = str(network[3 - host]), macs[2 - host]
+                ip.neigh("replace", dst=other, lladdr=mac, ifindex=index, state=NUD_PERMANENT)
     if not namespace.interface:
         namespace.interface = device
         namespace.ipv4, namespace.ipv6 = str(networks[0][host]), str(networks[1][host])

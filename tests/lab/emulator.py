@@ -1,5 +1,5 @@
-"""Two TUN devices and what the link between them should do in, packets carried from one to the other and a
-log of the truth out.
+"""Two TUN or TAP devices and what the link between them should do in, packets carried from one to the other
+and a log of the truth out.
 
 The emulator's own process: `tests.lab.emulated` starts it, hands over the devices and ends it by closing its
 standard input. It runs with real-time priority and spins for the last 150 us before a packet is due, because
@@ -57,6 +57,7 @@ class Orders:
     seed: int | str
     settings: dict[str, Any]
     log: str = ""
+    header: int = 0  # bytes before the IP header: 14 on Ethernet
 
 
 class _Log:
@@ -99,19 +100,20 @@ class Direction:
 class Flight:
     """A packet under way: what its record will say."""
 
-    __slots__ = ("arrived", "copies", "direction", "lengths", "number", "packet", "to_go")
+    __slots__ = ("arrived", "copies", "direction", "frame", "header", "lengths", "number", "to_go")
 
     def __init__(
         self,
         direction: Direction,
         number: int,
         arrived: int,
-        packet: bytes,
+        frame: bytes,
+        header: int,
         lengths: tuple[int, int, int, int],
         due: tuple[int, ...],
     ) -> None:
-        self.direction, self.number, self.arrived, self.packet = direction, number, arrived, packet
-        self.lengths = lengths
+        self.direction, self.number, self.arrived = direction, number, arrived
+        self.frame, self.header, self.lengths = frame, header, lengths
         self.copies: list[tuple[int, int | None, str]] = [(when, None, "") for when in due]
         self.to_go = len(due)
 
@@ -120,11 +122,11 @@ class Flight:
             self.direction.name,
             self.number,
             self.arrived,
-            len(self.packet),
+            len(self.frame) - self.header,
             "",
             self.lengths,
             self.copies,
-            self.packet[:HEAD],
+            self.frame[self.header : self.header + HEAD],
         )
 
 
@@ -134,8 +136,9 @@ class Emulator:
     `due` in the heap is monotonic; what goes into the log is wall clock, read at the same moment.
     """
 
-    def __init__(self, directions: tuple[Direction, Direction], log: _Log) -> None:
+    def __init__(self, directions: tuple[Direction, Direction], log: _Log, header: int = 0) -> None:
         self._directions = directions
+        self._header = header
         self._log = log
         self._heap: list[tuple[int, int, int, Flight]] = []
         self._order = 0
@@ -166,13 +169,14 @@ class Emulator:
         counters, log = direction.counters, self._log
         for _ in range(_READ_AT_ONCE):
             try:
-                packet = os.read(direction.source, _MTU)
+                frame = os.read(direction.source, _MTU)
             except BlockingIOError:
                 break
             now, arrived = time.monotonic_ns(), time.time_ns()
             any_at_all = True
-            if _is_multicast(packet):
-                counters[6] += 1  # a kernel's own talk, of no use to the other side
+            packet = frame[self._header :]
+            if not _is_carried(packet):
+                counters[6] += 1
                 continue
             counters[0] += 1
             verdict = direction.link.packet(now, len(packet))
@@ -183,7 +187,7 @@ class Emulator:
                 continue
             lengths = verdict.queued, verdict.delay, verdict.behind, verdict.held
             due = tuple(arrived + when - now for when in verdict.due)
-            flight = Flight(direction, verdict.number, arrived, packet, lengths, due)
+            flight = Flight(direction, verdict.number, arrived, frame, self._header, lengths, due)
             counters[3] += len(due) - 1
             counters[4] += verdict.held > 0
             counters[5] += len(due)
@@ -198,7 +202,7 @@ class Emulator:
         direction, problem = flight.direction, ""
         written: int | None = time.time_ns()
         try:
-            os.write(direction.sink, flight.packet)
+            os.write(direction.sink, flight.frame)
             direction.counters[2] += 1
         except OSError as refusal:
             written, problem = None, str(refusal)
@@ -216,11 +220,12 @@ class Emulator:
         self._log.close()
 
 
-def _is_multicast(packet: bytes) -> bool:
+def _is_carried(packet: bytes) -> bool:
+    """Unicast IP. Neighbours need not be asked for, and multicast is the kernels' own talk."""
     version = packet[0] >> 4 if packet else 0
-    return (
-        packet[16] >= 224 if version == 4 and len(packet) >= 20 else version == 6 and packet[24:25] == b"\xff"
-    )
+    if version == 4:
+        return len(packet) >= 20 and packet[16] < 224
+    return version == 6 and len(packet) >= 40 and packet[24] != 0xFF
 
 
 def _hurry() -> str:
@@ -253,7 +258,7 @@ def main() -> None:
             BACKWARD, Link(orders.backward, orders.seed, BACKWARD), orders.far, orders.near, counters[half:]
         ),
     )
-    emulator = Emulator(directions, _Log(orders.log, orders.settings))
+    emulator = Emulator(directions, _Log(orders.log, orders.settings), orders.header)
     print("ready", _hurry(), flush=True)
     try:
         emulator.run(control)

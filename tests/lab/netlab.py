@@ -37,7 +37,7 @@ _NETNS_DIR = Path("/run/netns")
 _PREFIX = "coloprobe"
 _CLONE_NEWNET = 0x40000000
 IFA_F_NODAD = 0x02
-_NUD_PERMANENT = 0x80
+NUD_PERMANENT = 0x80
 _numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -321,7 +321,7 @@ class Lab:
                             dst=str(network[3 - host]),
                             lladdr=macs[2 - host],
                             ifindex=index,
-                            state=_NUD_PERMANENT,
+                            state=NUD_PERMANENT,
                         )
                 if not namespace.interface:
                     namespace.interface = name
@@ -342,11 +342,12 @@ class Lab:
         log: Path | None = None,
         logging: bool = True,
         mtu: int = 1500,
+        ethernet: bool = False,
     ) -> EmulatedLink:
         """Like `pair`, with a link that does to packets what is asked for and logs what it did.
 
         forward, backward: from `near` to `far` and back; None: nothing. log: a file that stays.
-        logging: whether to log at all.
+        logging: whether to log at all. ethernet: TAP devices instead of TUN.
         """
         from tests.lab.emulated import EmulatedLink
         from tests.lab.link import Impairments
@@ -355,7 +356,15 @@ class Lab:
         number, self._links = self._links, self._links + 1
         directions = forward or Impairments(), backward or Impairments()
         link = EmulatedLink(
-            near, far, *directions, number=number, seed=seed, log=log, logging=logging, mtu=mtu
+            near,
+            far,
+            *directions,
+            number=number,
+            seed=seed,
+            log=log,
+            logging=logging,
+            mtu=mtu,
+            ethernet=ethernet,
         )
         self._emulated.append(link)
         return link

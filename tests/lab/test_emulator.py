@@ -93,9 +93,11 @@ MIXES = {
 }
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_log_counters_and_both_ends_tell_one_story_in_order_of_time(lab: Lab, mix: str) -> None:
-    link = lab.emulated(MIXES[mix], MIXES[mix], seed=mix)
+@pytest.mark.parametrize(("mix", "ethernet"), [*((mix, False) for mix in MIXES), ("all", True)])
+def test_log_counters_and_both_ends_tell_one_story_in_order_of_time(
+    lab: Lab, mix: str, ethernet: bool
+) -> None:
+    link = lab.emulated(MIXES[mix], MIXES[mix], seed=mix, ethernet=ethernet)
     with Capture(link.near, quiet=True) as near, Capture(link.far, quiet=True) as far:
         fping(link.near, link.far.ipv4, link.far.ipv6, count=50, period_ms=10, timeout_ms=50)
         settled(link)

@@ -147,11 +147,17 @@ TARGETS = [
 ]
 
 
-def settings() -> str:
-    return "\n".join(
+# The agent's other way to send, whole frames over Ethernet, for the links that do most.
+CASES = [(mix, "raw") for mix in MIXES]
+CASES += [(mix, "ring") for mix in ("duplicates", "around-the-timeout", "all-at-once")]
+
+
+def settings(backend: str) -> str:
+    targets = "\n".join(
         f'[[target]]\nname = "{name}"\naddress = "{address}"\ninterval = "{interval}ns"\ndscp = {dscp}'
         for name, address, interval, dscp in TARGETS
     )
+    return f'{targets}\n[engine]\nbackend = "{backend}"\n'
 
 
 @dataclass
@@ -340,16 +346,18 @@ def start_ping(near: Namespace, address: str, wrapper: Sequence[str], output: Pa
         return near.popen(command, stdout=file, stderr=log)
 
 
-@pytest.mark.parametrize("mix", MIXES)
-def test_every_count_of_every_window_is_what_the_wire_says(lab: Lab, tmp_path: Path, mix: str) -> None:
+@pytest.mark.parametrize(("mix", "backend"), CASES)
+def test_every_count_of_every_window_is_what_the_wire_says(
+    lab: Lab, tmp_path: Path, mix: str, backend: str
+) -> None:
     asked = MIXES[mix]
     # Half of them by raw sockets, half by ping sockets.
     wrapper = AS_NOBODY if list(MIXES).index(mix) % 2 else ()
-    link = lab.emulated(asked.forward, asked.backward, seed=mix)
+    link = lab.emulated(asked.forward, asked.backward, seed=mix, ethernet=backend == "ring")
     for network in ROUTED:
         link.far.answer_for(network)
         link.near.route(network, link.far.ipv4 if "." in network else link.far.ipv6)
-    agent = LabAgent(link.near, tmp_path, settings(), window=f"{LENGTH}ns")
+    agent = LabAgent(link.near, tmp_path, settings(backend), window=f"{LENGTH}ns")
     with Capture(link.near, quiet=True) as capture:
         agent.start()
         outputs = [tmp_path / f"ping-{at}" for at in range(len(PINGED))]
