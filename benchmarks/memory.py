@@ -36,7 +36,7 @@ def memory(bench: Bench) -> None:
         report.say(f"  resident {resident[0]:.1f} MB, at its peak {peak:.1f} MB (windows of {window})")
         report.data["memory"] = found
     except BenchmarkError as problem:
-        report.say(f"  not measured: {problem}")
+        report.say(f"  not measured: {str(problem).splitlines()[-1]}")
     report.bars.append(Bar("[5] resident MB", resident, 72))
 
 

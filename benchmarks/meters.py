@@ -15,9 +15,10 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.parts import Bench
-from benchmarks.programs import APT, APT_PING, PIP_ICMPLIB, targets
+from benchmarks.programs import APT, APT_PING, PIP_ICMPLIB, backends, targets
 from tests.lab import peers
 from tests.lab.capture import Capture
 from tests.lab.peers import ROOT, PeerRtt
@@ -105,13 +106,13 @@ def _coloprobe_ping(bench: Bench, count: int) -> Readings:
     return Readings(tool, numbered(capture))
 
 
-def _engine(bench: Bench, count: int) -> Readings:
+def _engine(bench: Bench, count: int, backend: str = "raw") -> Readings:
     """The agent's engine at its defaults with a few targets, as many probes a second as the others."""
     interval = f"{INTERVAL_S * ENGINE_TARGETS * 1000:g}ms"
     rtts = bench.scratch / "rtts.json"
     argv = [sys.executable, "-m", "benchmarks.paced", "--first", targets(1)[0], "--rtts", str(rtts)]
     argv += ["--targets", str(ENGINE_TARGETS), "--interval", interval]
-    argv += ["--seconds", str(count * INTERVAL_S), "--window", "1s"]
+    argv += ["--seconds", str(count * INTERVAL_S), "--window", "1s", "--backend", backend]
     with Capture(bench.near, quiet=True) as capture:
         bench.near.run(["env", f"PYTHONPATH={ROOT}", *argv], timeout_s=120)
     flat = [rtt for part in json.loads(rtts.read_text(encoding="ascii")) for rtt in part]
@@ -147,6 +148,10 @@ def _smokeping(bench: Bench, count: int) -> Readings:
 METERS = (
     Meter("coloprobe ping", _coloprobe_ping),
     Meter("coloprobe agent's engine", _engine),
+    *(
+        Meter(f"coloprobe agent's engine, {backend}", partial(_engine, backend=backend))
+        for backend in backends()[1:]
+    ),
     Meter(
         "ping",
         _peer(lambda b, n: peers.ping(b.near, b.far.ipv4, count=n)),

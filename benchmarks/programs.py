@@ -151,7 +151,7 @@ def paced(c_loop: Path, count: int, rate: int, window_s: int, irtt_server: str) 
             f"irtt -i {1000000 // per_s}us, 1 target",
             [*irtt, irtt_server],
             read_irtt,
-            (per_s // 10, per_s),
+            (per_s // 10, int(per_s * seconds * 0.3)),
             counter=DATAGRAMS,
             needs=APT + "irtt",
             rounds=PEER_ROUNDS,

@@ -62,7 +62,7 @@ def scale(bench: Bench) -> None:
     try:
         found = _measure(bench, windows, window_s)
     except BenchmarkError as problem:
-        report.say(f"  not measured: {problem}")
+        report.say(f"  not measured: {str(problem).splitlines()[-1]}")
         report.bars.append(Bar(_WHAT, [], _MOST))
         return
     few = next(scaled for scaled in found if scaled.targets == FLAT[0])
