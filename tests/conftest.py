@@ -22,6 +22,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "icmp": ("a way to open ICMP sockets",),
     "lab": ("root", "ip", "nft", "ping", "fping", "cc"),
     "system": ("mosquitto", "influxd", "victoria-metrics"),
+    "bench": ("irtt", "prometheus-smokeping-prober", "mosquitto", "influxd"),
     "browser": ("chromium",),
 }
 FOLDERS = {"lab": "lab", "system": "system"}

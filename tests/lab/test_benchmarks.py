@@ -28,6 +28,7 @@ from tests.lab.netlab import Lab, Namespace
 from tests.lab.peers import irtt_server
 
 Pair = tuple[Namespace, Namespace]
+pytestmark = pytest.mark.bench
 
 
 @pytest.fixture(scope="module")
