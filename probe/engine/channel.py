@@ -28,7 +28,6 @@ from probe.sockets.abi import error_name
 from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
 
 HORIZON = SECOND  # how far ahead a plan reaches
-SEND_BLOCK = 256  # probes in one send call; after a whole one the queues are worth emptying
 # Later than this a probe is skipped: a stalled host must not burst when it wakes.
 CATCH_UP = 250 * MILLISECOND
 FAR = 1 << 62  # a time that never comes
@@ -157,13 +156,13 @@ class Channel:
         dues, begin = self._dues, self._at
         if self.due < now - CATCH_UP and isinstance(self.schedule, Schedule):
             self._skip(now)
-        stop = bisect_right(dues, now, self._at)
+        stop, burst = bisect_right(dues, now, self._at), self.socket.burst
         if stop - begin > limit:
             stop = begin + limit
         while self._at < stop:
             at = self._at
-            count, refused = self.socket.send(at, min(stop, at + SEND_BLOCK))
-            if count == SEND_BLOCK:
+            count, refused = self.socket.send(at, min(stop, at + burst))
+            if count == burst:
                 self.socket.gather()
             if count:
                 self.ledger.leave(count, now, SENT)

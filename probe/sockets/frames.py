@@ -57,7 +57,7 @@ class FrameRing:
         self.frames, size = memory.shape
         kept = LINK + header + HEADER
         self._shape = np.uint64(kept | (_NET - LINK) << 32 | _NET << 48)
-        fields = {"status": ("u4", 0), "length": ("u4", 4), "shape": ("u8", 8), "stamp": ("u8", 16)}
+        fields = {"status": ("u4", 0), "state": ("u8", 0), "shape": ("u8", 8), "stamp": ("u8", 16)}
         # The number's low half: a TX stamp's id.
         fields |= {"type": ("u1", 42), "number": (">u4", _NET + header + HEADER - 4)}
         dtype = np.dtype(
@@ -91,7 +91,8 @@ class FrameRing:
         at = self._at
         if not self._status[at] & _USER:
             return None
-        ours = self._status[at : at + MOST] & _USER
+        state = self._view["state"][at : at + MOST].copy()  # status, and above it the packet's length
+        ours = state & _USER
         count = len(ours) if ours.all() else int(ours.argmin())
         self._fence()
         run = slice(at, at + count)
@@ -103,17 +104,19 @@ class FrameRing:
         stamp += (word >> 32).view(np.int64)
         odd = view["shape"] != self._shape
         outgoing = view["type"] == _OUTGOING
-        if odd.any():
+        strange = bool(odd.any())
+        if strange:
             outgoing &= ~odd
         out, back = _split(outgoing)
         memory = self._memory[run]
-        length = view["length"].astype(np.int64) - self._cut
-        length[odd] = 0
+        length = (state[:count][back] >> 32).view(np.int64) - self._cut
+        if strange:
+            length[odd[back]] = 0
         return Taken(
             view["number"][out].astype(np.uint32),
             stamp[out],
             memory[back, self._begin :],
-            length[back],
+            length,
             stamp[back],
         )
 

@@ -44,6 +44,7 @@ class MemorySocket:
     family: int = int(socket.AF_INET)
     raw: bool = False
     row_offset: int = 0
+    burst: int = 256
     pseudo_sums: NDArray[np.int64] | None = None
     patience: int = 256
     receive_stamps: bool = True

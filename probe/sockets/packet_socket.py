@@ -98,6 +98,7 @@ class ProbeSocket(Protocol):
         NDArray[np.int64] | None
     )  # per destination: what it covers besides the message; None: nothing
     patience: int  # probes whose reply and TX stamp the receive buffer surely holds unread
+    burst: int  # probes in one send call; after a whole one its queues are worth a `gather`
     batch: int  # probes after which it is time to empty it; at most `patience`
 
     def set_destinations(self, addresses: list[bytes]) -> None:
@@ -157,7 +158,7 @@ class PacketSocket:
         buffer = handle.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         # The kernel books its own overhead too: about 1.7 kB for a TX stamp and 1.3 kB for a small reply.
         self.patience = max(16, buffer // (2 * (4096 + 2 * max_size)))
-        self.batch = min(BLOCK, self.patience)
+        self.burst, self.batch = 256, min(BLOCK, self.patience)
         self._fd = handle.fileno()
         pitch = -(-max_size // 64) * 64
         self.rows = np.zeros((ROWS, pitch), np.uint8)

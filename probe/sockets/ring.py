@@ -70,6 +70,7 @@ class RingSocket:
         self._ring = FrameRing(np.frombuffer(memory, np.uint8).reshape(frames, -1), header)
         # Of all that the interpreter does for a batch, most is coming back to cold caches: few, large ones.
         self.patience = self.batch = frames // 4
+        self.burst = ROWS
         self.row_offset = ethernet.LINK + header
         self._heads = Heads(outlet, ways, dscp)
         self._many = len(ways) > 1
