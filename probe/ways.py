@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from probe.clock import SECOND, Clock
-from probe.engine.engine import Notice
+from probe.engine.engine import DRAIN_EVERY, Notice
 from probe.errors import SocketError
 from probe.host.netlink import Changes, Hop, Wanted, find_hops, refresh_neighbours
 from probe.packets.ethernet import IPV4, IPV6
@@ -99,10 +99,12 @@ class Follower:
     ) -> RingSocket | None:
         """A ring for destinations by one interface; None, and told why by `reasons`, where there can be
         none."""
+        rate = sum(SECOND / int(target.interval) for target, _ in members)
         first = hops[0]
         outlet = Outlet(first.index, first.interface, first.own_mac, first.mtu)
         try:
-            ring = open_ring(options, outlet, [Way(hop.source, hop.mac) for hop in hops], secret)
+            ways = [Way(hop.source, hop.mac) for hop in hops]
+            ring = open_ring(options, outlet, ways, secret, int(rate * DRAIN_EVERY / SECOND))
         except SocketError as problem:
             self._refused.setdefault(str(problem), []).extend(target.name for target, _ in members)
             return None
