@@ -247,6 +247,22 @@ def test_what_was_printed_is_what_the_page_shows(tmp_path: Path, capsys: pytest.
         report.write_into(page)
 
 
+def test_a_part_that_fails_is_told_and_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(bench: Bench) -> None:
+        raise BenchmarkError("a traceback\nits last line")
+
+    def fine(bench: Bench) -> None:
+        bench.report.bars.append(Bar("fine", [1], 1))
+
+    monkeypatch.setattr(run, "PARTS", {"broken": broken, "fine": fine})
+    assert run.main([]) == 1
+    said = capsys.readouterr().out
+    assert "  broken is not measured: its last line\n" in said
+    assert "  fine: 1.00 (1.00 to 1.00); bar: at most 1, met\n" in said
+
+
 def test_only_a_whole_run_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["--write", "--quick"])
