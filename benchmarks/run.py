@@ -1,7 +1,7 @@
 """Nothing in, figures out: how exact, how fast and how dear coloprobe is beside its peers, from whole
 processes.
 
-    make bench                          all of it, about 12 minutes
+    make bench                          all of it, about 13 minutes
     make bench ARGS="--quick"           2 minutes: for a look, not for a claim
     make bench ARGS="--only PART"       accuracy, saturated, paced, scale or memory
     make bench ARGS="--json FILE"       every run as JSON as well
