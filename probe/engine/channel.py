@@ -25,7 +25,7 @@ from probe.engine.schedule import Saturated, Schedule
 from probe.engine.stamps import WallToMono
 from probe.packets import icmp
 from probe.sockets.abi import error_name
-from probe.sockets.packet_socket import BLOCK, ROWS, ProbeSocket, Replies
+from probe.sockets.packet_socket import BLOCK, ProbeSocket, Replies
 
 HORIZON = SECOND  # how far ahead a plan reaches
 # Later than this a probe is skipped: a stalled host must not burst when it wakes.
@@ -134,7 +134,7 @@ class Channel:
             # After a long stall: what will never leave must not take the place of what did.
             self.counters.skipped += self.schedule.skip(now - CATCH_UP)
         until = max(now + HORIZON, min(self.schedule.earliest() + 1, now + 10 * HORIZON))
-        flows, dues = self.schedule.take(until, ROWS)
+        flows, dues = self.schedule.take(until, len(self.socket.rows))
         self._at = 0
         self._dues = dues.tolist()
         if not self._dues:
@@ -148,7 +148,7 @@ class Channel:
         self._writer.write(where, numbers, self._ids[flows], sizes, besides)
         self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
 
-    def send(self, now: int, limit: int = ROWS) -> int:
+    def send(self, now: int, limit: int = FAR) -> int:
         """Send what is due at `now` (monotonic ns), at most `limit` probes, and plan on. Returns how many.
 
         This and what it calls is what a tick costs: few calls, no arrays.

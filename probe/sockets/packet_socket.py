@@ -91,7 +91,7 @@ class ProbeSocket(Protocol):
 
     family: int
     raw: bool
-    rows: NDArray[np.uint8]  # the packets to send, (ROWS, pitch): write here, then `send`
+    rows: NDArray[np.uint8]  # the packets to send, one a row, as many as a plan may have: write, then `send`
     row_offset: int  # the byte of a row at which its ICMP message begins
     checksums: bool  # whether the message's checksum is ours to write, or the kernel's
     pseudo_sums: (

@@ -27,9 +27,10 @@ from probe.packets import ethernet
 from probe.sockets import abi
 from probe.sockets.frames import FrameRing
 from probe.sockets.heads import MAC, Heads, Outlet, Way
-from probe.sockets.packet_socket import ROWS, PacketSocket, Pressure, Replies, Stamps, pressure
+from probe.sockets.packet_socket import PacketSocket, Pressure, Replies, Stamps, pressure
 from probe.sockets.receive_block import ReceiveBlock
 
+_BURST = 1024  # UIO_MAXIOV: sendmmsg takes no more
 _HEADER = abi.MMSGHDR.itemsize
 
 
@@ -69,24 +70,24 @@ class RingSocket:
         header = ethernet.IPV4 if self.family == socket.AF_INET else ethernet.IPV6
         self._ring = FrameRing(np.frombuffer(memory, np.uint8).reshape(frames, -1), header)
         # Of all that the interpreter does for a batch, most is coming back to cold caches: few, large ones.
-        self.patience = self.batch = frames // 4
-        self.burst = ROWS
+        self.patience = self.batch = rows = frames // 4
+        self.burst = _BURST
         self.row_offset = ethernet.LINK + header
         self._heads = Heads(outlet, ways, dscp)
         self._many = len(ways) > 1
         pitch = -(-(self.row_offset + max_size) // 64) * 64
-        self.rows = np.zeros((ROWS, pitch), np.uint8)
-        self._tx = np.zeros(ROWS, abi.MMSGHDR)
-        self._iov = np.zeros(ROWS, abi.IOVEC)
-        self._iov["base"] = self.rows.ctypes.data + np.arange(ROWS, dtype=np.uint64) * pitch
-        self._tx["iov"] = self._iov.ctypes.data + np.arange(ROWS, dtype=np.uint64) * abi.IOVEC.itemsize
+        self.rows = np.zeros((rows, pitch), np.uint8)
+        self._tx = np.zeros(rows, abi.MMSGHDR)
+        self._iov = np.zeros(rows, abi.IOVEC)
+        self._iov["base"] = self.rows.ctypes.data + np.arange(rows, dtype=np.uint64) * pitch
+        self._tx["iov"] = self._iov.ctypes.data + np.arange(rows, dtype=np.uint64) * abi.IOVEC.itemsize
         self._tx["iovlen"] = 1
         self._tx_at = self._tx.ctypes.data
         self._size = 0  # what every row's length is set to; 0: they differ
         self.pseudo_sums: NDArray[np.int64] | None = None
-        self._whither = np.zeros(ROWS, np.int64)  # the destination of each row
-        self._ids = np.zeros(ROWS, np.uint32)
-        self._lengths = np.zeros(ROWS, np.int64)
+        self._whither = np.zeros(rows, np.int64)  # the destination of each row
+        self._ids = np.zeros(rows, np.uint32)
+        self._lengths = np.zeros(rows, np.int64)
         self._sources = np.zeros((frames, abi.SOCKADDR), np.uint8)  # of replies: only of errors it is asked
         self._strays = ReceiveBlock(abi.STAMP, names=False)
         self._strays_begin = 0 if self.family == socket.AF_INET else header

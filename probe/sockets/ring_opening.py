@@ -19,7 +19,7 @@ from probe.sockets.opening import SocketOptions, enlarge, open_icmp, privilege_r
 from probe.sockets.ring import RingSocket
 from probe.sockets.ring_filters import other_program, ring_program
 
-_FRAMES = 1024, 16384  # in a ring, at least and at most
+_FRAMES = 1024, 8192  # in a ring, at least and at most
 _EACH = 4  # frames for a probe: its stamp, its reply, and as many to spare
 _BEFORE = 66  # bytes of a frame in front of the packet
 _ARRIVAL = abi.RX_SOFTWARE | abi.SOFTWARE
@@ -36,7 +36,7 @@ class Secret:
 
 
 def open_ring(
-    options: SocketOptions, outlet: Outlet, ways: Sequence[Way], secret: Secret, probes: int = 4096
+    options: SocketOptions, outlet: Outlet, ways: Sequence[Way], secret: Secret, probes: int = 2048
 ) -> RingSocket:
     """Open the sockets of one group; `ways` in the order of its destinations.
 
