@@ -84,7 +84,7 @@ class Follower:
         self._refused: dict[str, list[str]] = {}  # why there is no ring: for whom
         for target, _, reason in waiting:
             self._refused.setdefault(reason, []).append(target.name)
-        self._begun = self._checked = now
+        self._checked = now
         self._routes = self._neighbours = False
         self._changes: Changes | None = None
         with suppress(OSError):  # then changes are seen when it is time to look again
@@ -147,10 +147,11 @@ class Follower:
             for hop, (target, _) in zip(find_hops(wanted), members, strict=True):
                 if isinstance(_usable(hop, target), Hop):
                     seen.rebuild = f"there is a way for whole frames to {target.name} now"
-        if seen.rebuild and now - self._begun < STEADY:
-            self._routes = True  # look again
-            seen.rebuild = ""
         return seen
+
+    def again(self) -> None:
+        """What was seen could not be acted on yet."""
+        self._routes = True
 
     def _fresh(self, ring: _Ring, routes: bool) -> Sequence[Hop | str]:
         if not routes:
@@ -206,15 +207,20 @@ async def follow(
     rebuild: Callable[[], Awaitable[None]],
 ) -> None:
     """Keep whatever measurement is the current one to the kernel's routes and neighbours, until cancelled."""
+    steady = 0  # until then no measurement is built anew
     while True:
         await asyncio.sleep(EVERY_S)
         follower = current().follower
         if follower is None or not follower.stirred(clock.mono()):
             continue
         seen = await asyncio.to_thread(follower.look, clock.mono())
-        for text in [*seen.texts, *([seen.rebuild] if seen.rebuild else [])]:
+        for text in seen.texts:
             on_notice(Notice("host", text, clock.wall()))
-        if seen.rebuild:
+        if seen.rebuild and clock.mono() < steady:
+            follower.again()
+        elif seen.rebuild:
+            steady = clock.mono() + STEADY
+            on_notice(Notice("host", seen.rebuild, clock.wall()))
             await rebuild()
 
 

@@ -221,3 +221,40 @@ def test_a_neighbour_that_the_kernel_has_forgotten_is_asked_for_again(
     windows = probes(agent.stop(), "far")
     assert total(windows, "received") == total(windows, "sent") == rule.counts().seen
     assert clean(windows)
+
+
+def test_another_route_is_taken_over(lab: Lab, tmp_path: Path) -> None:
+    near, far = lab.namespace("near"), lab.namespace("far")
+    lab.link(near, far)
+    lab.link(near, far)
+    far.answer_for("10.50.0.0/24")
+    near.route("10.50.0.0/24", "10.99.0.2")
+    rule = far.rule("accept")
+    second = far.rule("accept", matches=['iifname "veth1" icmp type echo-request'])
+    agent = ring(near, tmp_path, {"far": "10.50.0.1"})
+    seen(agent, rule, 100)
+    assert second.counts().seen == 0
+    with NetNS(near.name) as ip:
+        ip.route("replace", dst="10.50.0.0/24", gateway="10.99.1.2")
+    wait_for(lambda: "whole frames on veth1 to far" in agent.text(), "a ring on the other line")
+    seen(agent, second, 300)
+    points = agent.stop()
+    assert any("the route to far has changed: by 10.99.1.2 on veth1" in text for text in texts(points))
+    windows = probes(points, "far")
+    # Until it is seen, probes leave the old way, which still leads there.
+    assert total(windows, "received") == total(windows, "sent") == rule.counts().seen
+    assert clean(windows)
+
+
+def test_a_target_that_appears_later_gets_a_ring_then(lab: Lab, tmp_path: Path) -> None:
+    near, far = lab.pair(static_neighbours=False)
+    agent = ring(near, tmp_path, {"late": "10.99.0.77"})
+    wait_for(lambda: "has not answered yet" in agent.text(), "the reason")
+    with NetNS(far.name) as ip:
+        ip.addr("add", index=ip.link_lookup(ifname="veth0")[0], address="10.99.0.77", prefixlen=24)
+    wait_for(lambda: "whole frames on veth0 to late" in agent.text(), "a ring")
+    rule = far.rule("accept")
+    seen(agent, rule, 100)
+    points = agent.stop()
+    assert any("there is a way for whole frames to late now" in text for text in texts(points))
+    assert total(probes(points, "late"), "received") >= 100
