@@ -12,7 +12,7 @@ import numpy as np
 
 from probe.clock import SECOND, Clock
 from probe.engine.channel import Channel, Flow
-from probe.engine.engine import Engine, Notice
+from probe.engine.engine import DRAIN_EVERY, Engine, Notice
 from probe.engine.samples import Cut
 from probe.engine.schedule import Schedule
 from probe.errors import PrivilegeError, ResolveError, SocketError
@@ -201,8 +201,10 @@ def build(
             for i, (target, address) in enumerate(part)
         ]
         measured.extend(target for target, _ in part)
-        # A window, the timeout after it, and what a late tick or a second of backlog adds.
-        span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND
+        # A window, the timeout after it, what a late tick or a second of backlog adds, and how long a reply
+        # may
+        # wait unread.
+        span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND + DRAIN_EVERY
         capacity = int(sum(span / interval + 2 for interval in intervals)) + 1024
         channels.append(
             Channel(

@@ -83,8 +83,9 @@ class _View:
         self._options, self._address, self._out = options, address, out
         self._channel, self._ledger, self._engine = channel, channel.ledger, engine
         self._shown = 0
-        self._unanswered: deque[int] = deque(maxlen=4096)
-        self._repeats: dict[int, int] = {}
+        # By the ledger's rows: whether a probe was called lost, and how many of its duplicates were reported.
+        self._lost = np.zeros(channel.ledger.size, np.bool_)
+        self._repeats = np.zeros(channel.ledger.size, np.uint8)
 
     def update(self, now: int) -> None:
         """Report what can be said at `now` (monotonic ns)."""
@@ -92,17 +93,18 @@ class _View:
         ledger.settle()
         while self._shown < ledger.head and self._settled(self._shown, now):
             self._shown += 1
-        for number in list(self._unanswered):
-            if ledger.rx[ledger.row(number)]:
-                self._unanswered.remove(number)
+        news = (ledger.duplicates > self._repeats) | (self._lost & (ledger.rx != 0))
+        for row in np.flatnonzero(news).tolist():
+            number = ledger.planned // ledger.size * ledger.size + row
+            number -= ledger.size if number >= ledger.planned else 0
+            if number >= self._shown:
+                continue  # its row held another probe before, and its own turn comes
+            if self._lost[row] and ledger.rx[row]:
+                self._lost[row] = False
                 self._report(number, "late")
-        recent = np.arange(max(0, self._shown - 1024), self._shown)
-        rows = ledger.row(recent)
-        for number in recent[ledger.duplicates[rows] != 0].tolist():
-            seen = int(ledger.duplicates[ledger.row(number)])
-            for _ in range(seen - self._repeats.get(number, 0)):
+            for _ in range(int(ledger.duplicates[row]) - int(self._repeats[row])):
                 self._report(number, "duplicate")
-            self._repeats[number] = seen
+            self._repeats[row] = ledger.duplicates[row]
 
     def done(self, count: int | None) -> bool:
         """Whether every probe of a counted run has been reported."""
@@ -111,6 +113,7 @@ class _View:
     def _settled(self, number: int, now: int) -> bool:
         ledger, row = self._ledger, self._ledger.row(number)
         state = int(ledger.state[row])
+        self._lost[row], self._repeats[row] = False, 0
         if state & (REFUSED | SKIPPED | ERROR):
             self._report(number, "error")
         elif ledger.rx[row]:
@@ -123,7 +126,7 @@ class _View:
                 return False
             never_left = not ledger.tx[row] and self._stamping()
             self._report(number, "error" if never_left else "lost")
-            self._unanswered.append(number)
+            self._lost[row] = True
         return True
 
     def _stamping(self) -> bool:
