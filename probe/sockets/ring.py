@@ -95,7 +95,7 @@ class RingSocket:
         self._drops = self._drops_elsewhere = 0
         self._elsewhere = True  # something has come by the other sockets since they were asked for drops
         # Set by other threads, looked at by the engine's between two blocks.
-        self._new_ways: Sequence[Way] | None = None
+        self._new_ways: deque[Sequence[Way]] = deque(maxlen=1)
         self._asked: deque[int] = deque()
         self._asides: list[int] = []  # rows that leave through the raw socket, the next one last
         self._beside_stamps = False
@@ -115,7 +115,7 @@ class RingSocket:
         sizes: NDArray[np.int64] | int,
         ids: NDArray[np.uint32],
     ) -> None:
-        if self._new_ways is not None:
+        if self._new_ways:
             self._redirect()
         self._asides = []
         if isinstance(sizes, int):
@@ -153,17 +153,14 @@ class RingSocket:
 
     def redirect(self, ways: Sequence[Way]) -> None:
         """Take these next hops from now on, in the order of the destinations; from any thread."""
-        self._new_ways = list(ways)
+        self._new_ways.append(ways)
 
     def _redirect(self) -> None:
-        assert self._new_ways is not None
-        ways, self._new_ways = self._new_ways, None
-        self.rows[:, :MAC] = self._heads.redirect(ways)[self._whither]
+        self.rows[:, :MAC] = self._heads.redirect(self._new_ways.pop())[self._whither]
 
     def ask(self, destinations: Sequence[int]) -> None:
-        """Let the kernel itself send the next probe to each of these, whereby it asks for the neighbour
-        again if
-        it is no longer sure of it; from any thread."""
+        """Let the kernel itself send the next probe to each of these, and so ask for the neighbour;
+        from any thread."""
         self._asked.extend(destinations)
 
     def _set_aside(
@@ -220,7 +217,7 @@ class RingSocket:
     def receive(self) -> Replies | None:
         ring = self._ring
         ring.release()
-        if self._new_ways is not None:
+        if self._new_ways:
             self._redirect()
         while (taken := ring.take()) is not None:
             if len(taken.ids):
@@ -269,9 +266,8 @@ class RingSocket:
         """Nothing else is admitted anyway."""
 
     def close(self) -> None:
-        """Give the sockets back. The mapping holds the tap open until nobody looks into the ring any more,
-        so its
-        hook is taken off first."""
+        """Give the sockets back. The mapping holds the tap open until nobody looks into the ring any more, so
+        its hook is taken off first."""
         if self._tap.fileno() >= 0:
             with contextlib.suppress(OSError):  # the interface is gone, and its hook with it
                 self._tap.bind((self.outlet.name, 0))

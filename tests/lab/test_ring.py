@@ -258,3 +258,26 @@ def test_a_target_that_appears_later_gets_a_ring_then(lab: Lab, tmp_path: Path) 
     points = agent.stop()
     assert any("there is a way for whole frames to late now" in text for text in texts(points))
     assert total(probes(points, "late"), "received") >= 100
+
+
+def test_icmp_errors_and_a_line_that_was_down(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    matches = ["ip protocol icmp icmp type echo-request", "icmpv6 type echo-request"]
+    rule = far.rule("reject with icmpx host-unreachable", every=4, matches=matches)
+    agent = ring(near, tmp_path, {"far": far.ipv4, "six": far.ipv6})
+    seen(agent, rule, 300)
+    with NetNS(near.name) as ip:
+        index = ip.link_lookup(ifname="veth0")[0]
+        ip.link("set", index=index, state="down")
+        time.sleep(0.3)
+        ip.link("set", index=index, state="up")
+        for address, mac in ((far.ipv4, "02:00:00:00:00:02"), (far.ipv6, "02:00:00:00:00:02")):
+            ip.neigh("replace", dst=address, lladdr=mac, ifindex=index, state=0x80)
+        ip.addr("replace", index=index, address=near.ipv6, prefixlen=64, flags=0x02)
+    seen(agent, rule, rule.counts().seen + 300)
+    windows = [*probes(points := agent.stop(), "far"), *probes(points, "six")]
+    counts = rule.counts()
+    assert total(windows, "received") == counts.seen - counts.hit
+    assert total(windows, "sent") >= counts.seen
+    # What was refused while the line was down is an error that was not sent; what was rejected, one that was.
+    assert total(windows, "errors") >= counts.hit
