@@ -3,60 +3,17 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
 from probe.packets import ethernet
-from probe.sockets.filters import Program
 from probe.sockets.ring_filters import other_program, ring_program
+from tests.unit.probe.sockets.bpf import OUTGOING, TO_OTHERS, TO_US, Packet, run
 
 TOKEN = bytes.fromhex("0123456789abcdef")
 OURS = 3  # index of the ring's interface
 FIRST, IDS = 0xFFFE, 4  # identifiers 0xfffe, 0xffff, 0, 1
-TO_US, TO_OTHERS, OUTGOING = 0, 3, 4
-
-
-@dataclass(frozen=True)
-class Packet:
-    """From the Ethernet header on, and what the kernel knows besides."""
-
-    data: bytes
-    kind: int = TO_US
-    interface: int = OURS
-    vlan: int = 0
-
-
-def run(program: Program, packet: Packet, begin: int) -> int:
-    """Classic BPF as Linux runs it; a load beyond the packet's end drops it."""
-    data = packet.data[begin:]
-    special = {4: packet.kind, 8: packet.interface, 44: packet.vlan}
-    a = x = at = 0
-    while True:
-        code, yes, no, k = program[at]
-        at += 1
-        if code == 0x06:
-            return k
-        if code == 0xB1:
-            x = 4 * (data[k] & 0xF)
-        elif code == 0x01:
-            x = k
-        elif code & 7 == 0:
-            width = {0x00: 4, 0x08: 2, 0x10: 1}[code & 0x18]
-            where = k + (x if code & 0xE0 == 0x40 else 0)
-            if where >= 0xFFFFF000:
-                a = special[where - 0xFFFFF000]
-            elif where + width > len(data):
-                return 0
-            else:
-                a = int.from_bytes(data[where : where + width], "big")
-        elif code == 0x14:
-            a = (a - k) & 0xFFFFFFFF
-        elif code == 0x54:
-            a &= k
-        else:
-            met = {0x15: a == k, 0x35: a >= k, 0x45: bool(a & k)}[code]
-            at += yes if met else no
 
 
 def packet(
@@ -71,7 +28,7 @@ def packet(
         ip[0] = 0x45 + len(options) // 4
         ip[6:8] = offset.to_bytes(2, "big")
         head = head[:14] + bytes(ip) + options
-    return Packet(head + icmp, TO_US if reply else OUTGOING)
+    return Packet(head + icmp, TO_US if reply else OUTGOING, OURS)
 
 
 def ways(v6: bool, given: Packet) -> tuple[bool, bool]:
