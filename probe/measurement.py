@@ -35,7 +35,7 @@ _JUMBO = 2048  # probes larger than this get a socket of their own, so that its 
 # What `Measurement.counters` counts: fields of the measurement `agent`.
 COUNTERS = (
     *("socket_drops", "foreign_packets", "skipped", "overrun"),
-    *("late_ticks", "stalls", "clock_steps", "cpu_wait_ns"),
+    *("late_ticks", "stalls", "clock_steps", "cpu_wait_ns", "damaged_packets"),
 )
 
 
@@ -85,6 +85,7 @@ class Measurement:
         channels = self.engine.channels
         return {
             "socket_drops": sum(channel.counters.drops for channel in channels),
+            "damaged_packets": sum(channel.counters.damaged for channel in channels),
             "foreign_packets": sum(
                 channel.counters.foreign + channel.counters.unanswerable for channel in channels
             ),
@@ -142,7 +143,21 @@ def _open(
                 raise
             except SocketError as problem:
                 problems.extend(Unmeasured(target, str(problem)) for target, _ in pairs)
+    for family in next_id:
+        _divide([group for group in opened if group.socket.family == family])
     return opened, problems, follower
+
+
+def _divide(groups: list[_Group]) -> None:
+    """Give each raw socket of a family its own replies, and strangers' to the first: all get a copy of every
+    one,
+    and it would cost as much to read what is others', and fill their buffers."""
+    if len(groups) > 1:
+        first, *others = groups
+        ids = sum(group.secret.ids for group in others)
+        first.socket.dismiss(first.secret.first_id + first.secret.ids, ids)
+        for group in others:
+            group.socket.admit(group.secret.first_id, group.secret.ids)
 
 
 def tags_of(settings: AgentSettings, target: Target) -> dict[str, str]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from probe.clock import MILLISECOND, SECOND, Clock
 from probe.engine.ledger import Indices, Ledger
-from probe.engine.samples import REFUSED, SENT, SKIPPED, Samples
+from probe.engine.samples import LOCAL, REFUSED, SENT, SKIPPED, Samples
 from probe.engine.schedule import Saturated, Schedule
 from probe.engine.stamps import WallToMono
 from probe.packets import icmp
@@ -31,6 +31,8 @@ HORIZON = SECOND  # how far ahead a plan reaches
 # Later than this a probe is skipped: a stalled host must not burst when it wakes.
 CATCH_UP = 250 * MILLISECOND
 FAR = 1 << 62  # a time that never comes
+STALL = 100 * MILLISECOND  # a host that does not run us for longer is in trouble
+COMPLAIN_EVERY = 60 * SECOND  # the same trouble is told of no oftener
 
 Mask = NDArray[np.bool_]
 
@@ -55,6 +57,9 @@ class ChannelCounters:
     unanswerable: int = 0  # ICMP errors that quote no probe of ours
     last_errno: int = 0
     drops: int = 0  # packets that came while the receive buffer was full
+    damaged: int = 0  # packets that the kernel dropped at this socket for another reason
+    blocked: int = 0  # times that the send buffer was full
+    stayed: int = 0  # probes that the kernel took and that never left
 
 
 class Channel:
@@ -114,7 +119,12 @@ class Channel:
         self._dues: list[int] = []
         self._at = 0  # how much of the plan has left
         self.due = FAR  # when the next probe has to leave (monotonic ns)
-        self._told = {0}  # reasons of refusals that were told of
+        self._refusals: set[int] = set()  # reasons that nobody was told of
+        self._told: dict[str, int] = {}  # what was complained of, and when
+        self._dropped = 0  # packets, by the kernel's count
+        self._read_at = 0  # when the queues were emptied last (monotonic ns)
+        self._was_full = False  # since then the receive buffer was seen full
+        self.left_at = 0  # until when probes may have left that were sent in a call that took long
 
     @property
     def token(self) -> int:
@@ -148,10 +158,12 @@ class Channel:
         self._writer.write(where, numbers, self._ids[flows], sizes, besides)
         self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
 
-    def send(self, now: int, limit: int = FAR) -> int:
+    def send(self, clock: Clock, now: int, limit: int = FAR) -> int:
         """Send what is due at `now` (monotonic ns), at most `limit` probes, and plan on. Returns how many.
 
-        This and what it calls is what a tick costs: few calls, no arrays.
+        This and what it calls is what a tick costs: few calls, no arrays. It gives up early, and leaves the
+        time in
+        `left_at`, where a send call took so long that `now` is no longer.
         """
         dues, begin = self._dues, self._at
         if self.due < now - CATCH_UP and isinstance(self.schedule, Schedule):
@@ -162,18 +174,26 @@ class Channel:
         while self._at < stop:
             at = self._at
             count, refused = self.socket.send(at, min(stop, at + burst))
+            then = clock.mono()
             if count == burst:
+                self._was_full |= self.socket.pressure().full
                 self.socket.gather()
             if count:
-                self.ledger.leave(count, now, SENT)
+                # Nobody knows whether the host stopped us before they left, or after.
+                self.ledger.leave(count, now if then - now <= STALL else then, SENT)
                 self._at = at + count
             if refused == errno.EAGAIN:
+                self.counters.blocked += 1
                 break  # the send buffer is full: what is due stays due, and its lag shows
             if refused:
                 self.counters.refused += 1
                 self.counters.last_errno = refused
+                self._refusals.add(refused)
                 self.ledger.leave(1, now, REFUSED)
                 self._at += 1
+            if then - now > STALL:
+                self.left_at = then
+                break
         taken = self._at - begin
         if self._at < len(dues):
             self.due = dues[self._at]
@@ -181,13 +201,27 @@ class Channel:
             self.plan(now)
         return taken
 
-    def complaint(self) -> str | None:
-        """Why this host refuses to send, in words, the first time for each reason."""
-        errno = self.counters.last_errno
-        if errno in self._told:
-            return None
-        self._told.add(errno)
-        return f"this host refuses to send probes: {error_name(errno)} (counted in errors, not in lost)"
+    def complaints(self, now: int) -> list[str]:
+        """What of this host keeps probes from leaving, in words; each at most once in a while."""
+        counters, found = self.counters, []
+        version = "IPv4" if self.socket.family == socket.AF_INET else "IPv6"
+        while self._refusals:
+            name = error_name(self._refusals.pop())
+            found.append(
+                f"this host refuses to send {version} probes: {name} (counted in errors, not in lost)"
+            )
+        if counters.blocked:
+            counters.blocked = 0
+            found.append(f"the send buffer for {version} probes is full: they leave late or are skipped")
+        if counters.stayed:
+            counters.stayed = 0
+            found.append(
+                f"{version} probes did not leave this host: no neighbour answers, or a queue dropped them "
+                "(counted in errors, not in lost)"
+            )
+        news = [text for text in found if now >= self._told.get(text, -COMPLAIN_EVERY) + COMPLAIN_EVERY]
+        self._told.update(dict.fromkeys(news, now))
+        return news
 
     def _skip(self, now: int) -> None:
         """This host was stalled past the time of some probes."""
@@ -196,26 +230,31 @@ class Channel:
         self.ledger.leave(late, now, SKIPPED)
         self._at += late
 
-    def drain(self, clock: Clock, to_mono: WallToMono, since: int) -> int:
+    def drain(self, clock: Clock, to_mono: WallToMono) -> int:
         """Empty both queues of the socket into the ledger.
 
-        `since` (monotonic ns): when that was done last.
-        Returns how many packets have found the receive buffer full since then.
+        Returns how many packets have found the receive buffer full since that was done last.
         """
         self.ledger.settle()
+        before = clock.mono()
         pressure = self.socket.pressure()
-        dropped = (pressure.drops - self.counters.drops) & 0xFFFFFFFF
-        self.counters.drops = pressure.drops
-        if dropped or pressure.full:
-            self.ledger.overflows.add(since, clock.mono(), dropped)
-            # If others filled it, they shall not do so again.
-            self.socket.admit(self._base_id, len(self.flows))
+        dropped = (pressure.drops - self._dropped) & 0xFFFFFFFF
+        self._dropped = pressure.drops
+        full = pressure.full or self._was_full
+        if not full:
+            # Dropped for another reason, as ICMPv6 with a wrong checksum is: no reply that anybody could use.
+            self.counters.damaged += dropped
+            dropped = 0
+        newest = 0
         # Replies first: a probe is stamped before it is answered, so its stamp is there when its reply is.
         # No more than was there: whoever floods us must not keep us from sending.
         for _ in range(self._most_blocks):
             replies = self.socket.receive()
             if replies is None:
                 break
+            if full:
+                came = to_mono(replies.stamp)
+                newest = max(newest, int(came.max(initial=0, where=came <= before)))
             self._match(replies, clock.mono(), to_mono)
             if not replies.full:
                 break
@@ -227,6 +266,15 @@ class Channel:
                 self._error(quoted)
             if not stamps.full:
                 break
+        if full:
+            # What is still there came before it was full, unless it was emptied in between.
+            since = self._read_at if self._was_full else max(self._read_at, newest)
+            self.ledger.overflows.add(since, before, dropped)
+            self.counters.drops += dropped
+            # If others filled it, they shall not do so again.
+            self.socket.admit(self._base_id, len(self.flows))
+        self._read_at = self.ledger.overflows.read_at = before
+        self._was_full = False
         return dropped
 
     def _match(self, replies: Replies, now: int, to_mono: WallToMono) -> None:
@@ -300,7 +348,11 @@ class Channel:
 
     def cut(self, until: int, timeout: int) -> Samples:
         """The probes due before `until` (monotonic ns), taken off the ledger; drain first."""
-        return self.ledger.cut(until, timeout)
+        samples = self.ledger.cut(until, timeout)
+        silent = (samples.tx == 0) & (samples.rx == 0)
+        stuck = (samples.state == SENT) & samples.stamping[samples.flow] | ((samples.state & LOCAL) != 0)
+        self.counters.stayed += int((silent & stuck)[: samples.inside].sum())
+        return samples
 
 
 def _without_options(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Indices]:

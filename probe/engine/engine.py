@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probe.clock import MILLISECOND, Clock
-from probe.engine.channel import CATCH_UP, FAR, Channel
+from probe.engine.channel import CATCH_UP, FAR, STALL, Channel
 from probe.engine.samples import Cut, Strays
 from probe.engine.stamps import WallToMono
-from probe.engine.trouble import STALL, Trouble
+from probe.engine.trouble import Trouble
 from probe.host.processors import Load
 from probe.sockets.packet_socket import BLOCK
 
@@ -102,6 +102,7 @@ class Engine:
         self._unread = 0
         self._wake_limit = FAR  # later than this a turn is late
         self._housekeeping = 0
+        self._held = 0  # no window is closed before what left then has had its timeout
         self._newest = 0  # start of the newest window ever opened, wall ns
         self._windows: deque[_Window] = deque()
 
@@ -168,7 +169,7 @@ class Engine:
         """Send what is due, drain and cut if it is time. Returns when to call again (monotonic ns)."""
         now = self._clock.mono()
         if now > self._wake_limit:
-            self._overslept(now)
+            self._overslept(now - self._wake_limit + self._tick, now)
             self._drain()  # what came meanwhile may have filled the buffer that TX stamps need, too
             now = self._last_drain
         elif not self._windows:
@@ -177,11 +178,13 @@ class Engine:
             self._drain()  # the sooner a step is seen, the fewer stamps may be from either side of it
         wake, until = self._housekeeping, now
         for channel in self.channels:
-            while channel.due <= until and (taken := channel.send(now, self._drain_after)):
+            while channel.due <= until and (taken := channel.send(self._clock, now, self._drain_after)):
                 self._unread += taken
+                if channel.left_at > now:
+                    self._interrupted(channel.left_at, now)
+                    now = channel.left_at
                 if self._unread >= self._drain_after:
-                    self._drain()
-                    now = self._last_drain
+                    now = self._drain_between(now)
             if channel.due < wake:
                 wake = channel.due
         if now >= self._housekeeping:
@@ -198,23 +201,41 @@ class Engine:
         """What need not be done at every tick: drain, open and cut windows, plan for idle channels."""
         for channel in self.channels:
             channel.plan(now)
-            self._tell(channel.complaint(), now)
+            for complaint in channel.complaints(now):
+                self._tell(complaint, now)
         if now >= self._last_drain + self._drain_every:
             self._drain()
-        self._tell(self.trouble.look(now), now)
+        for text in self.trouble.look(now):
+            self._tell(text, now)
         self._roll(now)
         # A probe leaves up to CATCH_UP late, and has its whole timeout even then.
-        while now >= (closing := self._windows[0].mono_end + CATCH_UP + self._timeout + MARGIN):
+        while now >= (closing := self._closing(self._windows[0])):
             self._drain()
             self._cut(self._windows.popleft())
         self._housekeeping = min(closing, now + self._drain_every)
 
-    def _overslept(self, now: int) -> None:
+    def _closing(self, window: _Window) -> int:
+        """When every probe of a window has had its whole timeout, however late it left."""
+        return max(window.mono_end + CATCH_UP, self._held) + self._timeout + MARGIN
+
+    def _overslept(self, late: int, now: int) -> None:
         """The thread got the processor more than a tick late."""
-        late = now - self._wake_limit + self._tick
         self.counters.late_ticks += 1
-        self.counters.stalls += late > STALL
-        self._tell(self.trouble.stalled(late, now), now)
+        if late > STALL:
+            self.counters.stalls += 1
+            self._tell(self.trouble.stalled(late, now), now)
+
+    def _interrupted(self, now: int, before: int) -> None:
+        """The host stopped us within a turn: what was just sent may have left as late as that."""
+        self._overslept(now - before, now)
+        self._held = max(self._held, now)
+
+    def _drain_between(self, now: int) -> int:
+        """Drain within a turn. Returns what time it is then."""
+        self._drain()
+        if self._last_drain - now > STALL:
+            self._overslept(self._last_drain - now, self._last_drain)
+        return self._last_drain
 
     def _tell(self, text: str | None, now: int) -> None:
         if text is not None:
@@ -225,7 +246,7 @@ class Engine:
         self.to_mono.refresh()
         drops = 0
         for channel in self.channels:
-            drops += channel.drain(self._clock, self.to_mono, self._last_drain)
+            drops += channel.drain(self._clock, self.to_mono)
         self._last_drain = self._clock.mono()
         self._tell(self.trouble.dropped(drops, self._last_drain), self._last_drain)
         if self.to_mono.stepped_by:
@@ -256,7 +277,9 @@ class Engine:
             sleep(0.005)
             self._drain()
         now = self._clock.mono()
-        self._tell(self.trouble.dropped(0, FAR), now)
+        self._drain()  # what has come since the last time; what comes after `now` is awaited no longer
+        for text in self.trouble.rest():
+            self._tell(text, now)
         for channel in self.channels:
             # With a longer timeout than anybody waits for, these are neither answered nor lost.
             channel.ledger.give_up(now - self._timeout)

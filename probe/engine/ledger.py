@@ -19,7 +19,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.engine.overflow import Overflows, usual_arrivals
+from probe.engine.overflow import Exposure, Overflows, arrivals
 from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
 
 Indices = NDArray[np.int64]
@@ -206,14 +206,16 @@ class Ledger:
         last = self.head - 1
         return last - ((last - sequence) & 0xFFFF)
 
-    def _hide(self, rows: Indices, inside: int, timeout: int) -> None:
-        """Mark the probes of a window whose fate this host's full receive buffer hides."""
-        flow, sent, rx = self.flow[rows], self.sent[rows], self.rx[rows]
-        earliest, latest = usual_arrivals(flow, sent, rx, len(self.late), timeout)
-        open_ends = (rx == 0) & ((self.state[rows] & ~np.uint8(ERROR)) == SENT)
-        hidden, blurred = self.overflows.blame(sent, earliest, latest, open_ends, inside, timeout)
-        self.state[rows[:inside][hidden]] |= HIDDEN
-        self.state[rows[:inside][blurred]] |= BLURRED
+    def _hide(self, rows: Indices, inside: int, end: int, timeout: int) -> None:
+        """Mark the probes whose fate this host's full receive buffer hides."""
+        flow, rx = self.flow[rows], self.rx[rows]
+        left = np.maximum(self.sent[rows], self.tx[rows])
+        earliest, latest = arrivals(flow, left, rx, len(self.late), timeout)
+        open_ends = (rx == 0) & ((self.state[rows] & ~np.uint8(ERROR | BLURRED)) == SENT)
+        probes = Exposure(flow, open_ends, self.sent[rows], earliest, latest)
+        hidden, blurred = self.overflows.blame(probes, inside, end, timeout)
+        self.state[rows[hidden]] |= HIDDEN
+        self.state[rows[blurred]] |= BLURRED
 
     def cut(self, until: int, timeout: int) -> Samples:
         """Take off the probes due before `until`, with everything sent since behind them; `timeout` in ns."""
@@ -222,10 +224,11 @@ class Ledger:
         due = self.due[rows]
         inside = int(np.searchsorted(due, until, side="left"))
         if self.overflows:
-            self._hide(rows, inside, timeout)
+            self._hide(rows, inside, until, timeout)
         flow, tx, rx = self.flow[rows], self.tx[rows], self.rx[rows]
         # A route may come to lead through a driver that takes no stamps: then none is no sign any more.
-        self._stamping[flow[(tx == 0) & (rx != 0)]] = False
+        # One that a full buffer may have taken is none either.
+        self._stamping[flow[(tx == 0) & (rx != 0) & ((self.state[rows] & BLURRED) == 0)]] = False
         self._stamping[flow[tx != 0]] = True
         samples = Samples(
             flow,

@@ -1,23 +1,20 @@
-"""When a receive buffer was full and what that cost in, which probes' replies this host dropped itself out.
-Pure.
+"""When a receive buffer was full in, which probes this host may have hidden from us out. Pure.
 
 The kernel counts the packets that it drops and does not say whose they were. But a buffer that is full stays
 full until
-it is read, so what is dropped between two drains is what arrives last; and a flow's other replies say how
-long after
-its probe a reply arrives:
+it is read, so what is dropped between two readings is what arrives last; and a flow's other replies say how
+long after its
+probe a reply comes:
 
-    drain                               drain
+    read                                  read
       |  taken  taken  taken  [ full: dropped ]|
-    --+----------------------------------------+--> arrival (probe sent + the flow's usual RTT)
+    --+----------------------------------------+--> arrival (probe sent + an RTT of its flow)
 
-So of the unanswered probes whose replies should have come between two drains, the last ones are taken to be
-those that were
-dropped, as many as the kernel counted. What the counts still leave over is given to any probe that had its
-time then. Which
-probe it was may be wrong; how many were not lost by the network is right, as long as it was only our replies
-that were
-dropped, and too large, never too small, where others' packets were among them.
+Of the unanswered probes whose reply may have come while it was full, some were answered, and others may have
+been lost by the
+network. Nobody can tell which, so all of them are hidden, and none is called lost. Only where they are of
+one flow can the
+number at least be told: then as many are hidden as packets were dropped, the last ones.
 """
 
 from __future__ import annotations
@@ -27,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 1 << 14  # overflows remembered: over an hour of them
-NEVER = 1 << 61  # ns from now
+MOST = 1 << 12  # overflows remembered: a quarter of an hour of them
+KNOWN = 20  # replies that say when a flow's replies come
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -36,12 +33,27 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class _Overflow:
-    """Between two drains at `since` and `until` (monotonic ns) the buffer was full; `drops` are unexplained
-    so far."""
+    """The buffer was full from `full`, at the earliest, until it was read at `until` (monotonic ns)."""
 
-    since: int
+    full: int
     until: int
     drops: int
+    decided: bool = False  # all of it that can be told has been
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Probes in the order of sending, one a row; times are monotonic ns.
+
+    flow: whose it is. open_ends: it left and nobody answered so far.
+    sent: when it left. earliest, latest: when its flow's quickest and slowest reply would have come.
+    """
+
+    flow: NDArray[np.int32]
+    open_ends: Mask
+    sent: Ints
+    earliest: Ints
+    latest: Ints
 
 
 class Overflows:
@@ -49,98 +61,94 @@ class Overflows:
 
     def __init__(self) -> None:
         self._all: list[_Overflow] = []
+        self.read_at = 0  # what came until then (monotonic ns) has been read
 
     def __bool__(self) -> bool:
         return bool(self._all)
 
-    def add(self, since: int, until: int, drops: int) -> None:
-        """`drops` packets found the buffer full between these two drains; 0: it was full, of TX stamps."""
-        self._all.append(_Overflow(since, until, drops))
+    def add(self, full: int, until: int, drops: int) -> None:
+        """The buffer was full between these two instants; `drops` packets found it so (0: TX stamps
+        alone)."""
+        self._all.append(_Overflow(full, until, drops))
         del self._all[:-MOST]
 
-    def blame(
-        self,
-        sent: Ints,
-        earliest: Ints,
-        latest: Ints,
-        open_ends: Mask,
-        inside: int,
-        timeout: int,
-    ) -> tuple[Mask, Mask]:
+    def blame(self, probes: Exposure, inside: int, end: int, timeout: int) -> tuple[Mask, Mask]:
         """Say which probes were hidden; asked window by window, with the probes of later ones behind.
 
-        Args (one row a probe, in order of sending; times monotonic ns):
-            sent: when it left.
-            earliest, latest: when its flow's quickest and its usual slow reply would have come.
-            open_ends: it left and nobody answered so far.
-            inside: rows of the window that is closed now: only they are decided, and have had their time.
-            timeout: ns after which no reply is awaited.
-        Returns masks of shape (inside,): the probes whose replies were dropped here; the probes that left or
-        would have
-        been answered while the buffer was full, so that a TX stamp may be missing.
+        Args:
+            inside: rows of the window that is closed now, which have had their time.
+            end: of that window, monotonic ns: later ones hold nothing that was due before.
+            timeout: ns; where a flow's RTT is not known, its replies may take as long.
+        Returns two masks of the shape of the rows: the probes whose replies may have been dropped here,
+        which may lie behind
+        `inside`; the probes that left while the buffer was full, so that their TX stamp may be missing.
         """
-        blurred = np.zeros(inside, np.bool_)
-        for overflow in self._all:
-            blurred |= (latest[:inside] > overflow.since) & (sent[:inside] <= overflow.until)
-        likely = self._likely(earliest, latest, open_ends)[:inside]
-        hidden = self._explained(sent[:inside], open_ends[:inside], timeout)
-        if (count := int(hidden.sum())) < int(open_ends[:inside].sum()):
-            # Some of them were lost by the network. How many is certain, which is not.
-            unlikely = np.flatnonzero(hidden & ~likely)
-            likely_rows = np.flatnonzero(likely)[-count:] if count else unlikely[:0]
-            hidden = np.zeros(inside, np.bool_)
-            hidden[likely_rows] = True
-            hidden[unlikely[: count - len(likely_rows)]] = True
-        if len(sent) > inside:
-            # Nothing that comes later was sent before this.
-            first_open = int(sent[inside])
-            self._all = [overflow for overflow in self._all if overflow.until >= first_open]
+        hidden = np.zeros(len(probes.sent), np.bool_)
+        blurred = hidden.copy()
+        if not inside:
+            self._forget(end)
+            return hidden, blurred
+        spared: list[_Overflow] = []
+        for n, overflow in enumerate(self._all):
+            blurred |= (probes.sent <= overflow.until) & (probes.sent >= overflow.full - timeout)
+            if overflow.decided:
+                continue
+            rows = np.flatnonzero(probes.open_ends & ~hidden & _may_have_come(probes, overflow))
+            if len(rows) < overflow.drops:
+                spared.append(overflow)  # there are drops that these do not explain
+            if not len(rows) or rows[0] >= inside:
+                continue
+            overflow.decided = bool((probes.latest[rows] <= self.read_at).all())
+            if not overflow.decided:
+                rows = rows[rows < inside]
+            elif len(rows) > overflow.drops and self._counted(probes, rows, n):
+                rows = rows[len(rows) - overflow.drops :]
+            hidden[rows] = True
+        for overflow in spared:
+            # ... so that an RTT that the flow did not have before is no proof.
+            wide = (probes.sent + timeout > overflow.full) & (probes.sent <= overflow.until)
+            hidden[:inside] |= (probes.open_ends & wide)[:inside]
+        self._forget(end)
         return hidden, blurred
 
-    def _explained(self, sent: Ints, free: Mask, timeout: int) -> Mask:
-        """As many probes as the counted drops explain, taken off the counts.
+    def _counted(self, probes: Exposure, rows: Ints, n: int) -> bool:
+        """Whether these are one flow's, and no other overflow may explain them: then numbers can be
+        compared."""
+        flow = probes.flow[rows]
+        if (flow != flow[0]).any():
+            return False
+        mine = Exposure(
+            flow, probes.open_ends[rows], probes.sent[rows], probes.earliest[rows], probes.latest[rows]
+        )
+        others = [self._all[k] for k in (n - 1, n + 1) if 0 <= k < len(self._all)]
+        return not any(_may_have_come(mine, other).any() for other in others)
 
-        Probes and overflows are in order of time, so serving the oldest probe from the oldest overflow that
-        it had
-        its time in explains the most, and leaves the most for those that come later.
-        """
-        hidden = np.zeros(len(free), np.bool_)
-        for overflow in self._all:
-            open_then = free & ~hidden & (sent + timeout > overflow.since) & (sent <= overflow.until)
-            taken = np.flatnonzero(open_then)[: overflow.drops]
-            hidden[taken] = True
-            overflow.drops -= len(taken)
-        return hidden
-
-    def _likely(self, earliest: Ints, latest: Ints, free: Mask) -> Mask:
-        """The last of those whose replies should have come during each overflow."""
-        likely = np.zeros(len(free), np.bool_)
-        for overflow in reversed(self._all):
-            should = free & ~likely & (latest > overflow.since) & (earliest <= overflow.until)
-            rows = np.flatnonzero(should)
-            likely[rows[max(0, len(rows) - overflow.drops) :]] = True
-        return likely
+    def _forget(self, end: int) -> None:
+        """What was read before `end` concerns no probe that is sent after it."""
+        self._all = [overflow for overflow in self._all if overflow.until >= end]
 
 
-def usual_arrivals(
-    flow: NDArray[np.int32], sent: Ints, rx: Ints, flows: int, timeout: int
-) -> tuple[Ints, Ints]:
-    """When a reply to each probe would come, from the replies that did: (earliest, latest), monotonic ns.
+def _may_have_come(probes: Exposure, overflow: _Overflow) -> Mask:
+    """Whose reply may have come while the buffer was full."""
+    return (
+        (probes.latest >= overflow.full)
+        & (probes.earliest <= overflow.until)
+        & (probes.sent <= overflow.until)
+    )
 
-    Latest is by the 90th percentile of the flow's times from sending to reply: a few stragglers shall not
-    blur all. Of
-    a flow that was never answered nothing is known but that a reply may take until the timeout: its earliest
-    is
-    never, and it is left to what the others leave over.
+
+def arrivals(flow: NDArray[np.int32], left: Ints, rx: Ints, flows: int, timeout: int) -> tuple[Ints, Ints]:
+    """When a reply to each probe may come, by the replies that did: (earliest, latest), monotonic ns.
+
+    `left`: when each probe left; `rx`: when its reply came, 0: not. Of a flow with few replies nothing is
+    known but
+    that a reply may take until the timeout.
     """
-    low, high = np.full(flows, NEVER, np.int64), np.full(flows, timeout, np.int64)
+    quickest, slowest = np.full(flows, 1 << 62, np.int64), np.zeros(flows, np.int64)
     answered = np.flatnonzero(rx != 0)
-    if len(answered):
-        took = np.clip(rx[answered] - sent[answered], 0, timeout)
-        order = np.lexsort((took, flow[answered]))
-        owners, took = flow[answered][order], took[order]
-        first = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
-        many = np.diff(np.append(first, len(owners)))
-        low[owners[first]] = took[first]
-        high[owners[first]] = took[first + (many - 1) * 9 // 10]
-    return sent + low[flow], sent + high[flow]
+    took, whose = np.clip(rx[answered] - left[answered], 0, timeout), flow[answered]
+    np.minimum.at(quickest, whose, took)
+    np.maximum.at(slowest, whose, took)
+    unknown = np.bincount(whose, minlength=flows) < KNOWN
+    quickest[unknown], slowest[unknown] = 0, timeout
+    return left + quickest[flow], left + slowest[flow]

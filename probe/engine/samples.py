@@ -12,8 +12,8 @@ REFUSED = 2  # the kernel refused it: it never left, and is no loss
 SKIPPED = 4  # the host was stalled past its time: it was never tried
 ERROR = 8  # an ICMP error quoted it
 LOCAL = 16  # ... and this host itself made that error: the probe never left
-HIDDEN = 32  # no reply was seen, and as many as these were dropped by our own full receive buffer
-BLURRED = 64  # that buffer was full at the time: a TX stamp that is missing says nothing
+HIDDEN = 32  # nobody answered, and our own full receive buffer may have dropped the reply
+BLURRED = 64  # that buffer was full at the time: the TX stamp may have been dropped, too
 
 
 @dataclass(frozen=True)

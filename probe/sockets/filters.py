@@ -40,6 +40,15 @@ def own_replies(family: int, first_id: int, ids: int) -> Program:
     Echo replies pass whose identifier is one of `first_id` to `first_id + ids - 1` (mod 2^16); all else
     passes.
     """
+    return _replies(family, first_id, ids, keep=True)
+
+
+def other_replies(family: int, first_id: int, ids: int) -> Program:
+    """As `own_replies`, but what passes there is dropped: these identifiers are another socket's."""
+    return _replies(family, first_id, ids, keep=False)
+
+
+def _replies(family: int, first_id: int, ids: int, *, keep: bool) -> Program:
     v4 = family == socket.AF_INET
     head = (_LDX_HEADER, 0, 0, 0) if v4 else (_LDX_NUMBER, 0, 0, 0)
     return [
@@ -49,7 +58,7 @@ def own_replies(family: int, first_id: int, ids: int) -> Program:
         (_LD_HALF, 0, 0, 4),
         (_SUBTRACT, 0, 0, first_id & 0xFFFF),
         (_AND, 0, 0, 0xFFFF),
-        (_IF_AT_LEAST, 1, 0, min(ids, 1 << 16)),
+        (_IF_AT_LEAST, int(keep), int(not keep), min(ids, 1 << 16)),
         (_RETURN, 0, 0, _WHOLE),
         (_RETURN, 0, 0, 0),
     ]

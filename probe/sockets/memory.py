@@ -64,6 +64,7 @@ class MemorySocket:
         self._arrived: list[tuple[int, bytes]] = []  # stamp, packet
         self._stamps: list[tuple[int, int]] = []
         self.admitted: tuple[int, int] | None = None
+        self.dismissed: tuple[int, int] | None = None
         self._tried = 0
         self.errors: list[QuotedError] = []
 
@@ -155,6 +156,9 @@ class MemorySocket:
 
     def admit(self, first_id: int, ids: int) -> None:
         self.admitted = first_id, ids
+
+    def dismiss(self, first_id: int, ids: int) -> None:
+        self.dismissed = first_id, ids
 
     def close(self) -> None:
         self.closed = True

@@ -132,6 +132,9 @@ class ProbeSocket(Protocol):
     def admit(self, first_id: int, ids: int) -> None:
         """From now on take, of all echo replies, only those with these identifiers (mod 2^16)."""
 
+    def dismiss(self, first_id: int, ids: int) -> None:
+        """From now on take no echo replies with these identifiers: they are another socket's."""
+
     def close(self) -> None:
         """Give the socket back."""
 
@@ -318,6 +321,10 @@ class PacketSocket:
     def admit(self, first_id: int, ids: int) -> None:
         if self.raw:  # the kernel gives a ping socket its own replies only
             filters.attach(self._socket, filters.own_replies(self.family, first_id, ids))
+
+    def dismiss(self, first_id: int, ids: int) -> None:
+        if self.raw:
+            filters.attach(self._socket, filters.other_replies(self.family, first_id, ids))
 
     def close(self) -> None:
         self._socket.close()

@@ -265,6 +265,9 @@ class RingSocket:
     def admit(self, first_id: int, ids: int) -> None:
         """Nothing else is admitted anyway."""
 
+    def dismiss(self, first_id: int, ids: int) -> None:
+        """It has never been admitted."""
+
     def close(self) -> None:
         """Give the sockets back. The mapping holds the tap open until nobody looks into the ring any more, so
         its hook is taken off first."""

@@ -101,6 +101,7 @@ AGENT = Measurement(
             rss_bytes="resident memory",
             socket_drops="packets the kernel dropped at our sockets because they were full, since start",
             foreign_packets="packets that carried our packet type but not this run's secret, since start",
+            damaged_packets="packets the kernel dropped at our sockets for a wrong checksum, since start",
             late_ticks="engine ticks that began more than one tick late, since start",
             skipped="probes not sent because this host was stalled past their time, since start",
             stalls="times this host did not run the engine for over 100 ms, since start",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Cut, Samples, Strays
+from probe.engine.samples import ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Cut, Samples, Strays
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -71,7 +71,7 @@ def judge(samples: Samples, timeout: int) -> Outcomes:
     # The kernel stamps this flow's probes as they leave the host. One without a stamp that nobody answered
     # is still here:
     # dropped by a queue, or waiting for a neighbour.
-    stuck = (samples.tx == 0) & samples.stamping[samples.flow] & ((samples.state & BLURRED) == 0)
+    stuck = (samples.tx == 0) & samples.stamping[samples.flow]
     # What this host itself gave up, or hid from us, tells nothing of the network.
     ours = (samples.state & (LOCAL | HIDDEN)) != 0
     left = attempted & ((samples.state & SENT) != 0) & (answered | ~(stuck | ours))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
-from probe.engine import channel, engine, stamps, trouble
+from probe.engine import channel, engine, stamps
 from probe.settings import EngineTable
 from probe.telemetry.schema import AGENT, PROBE, PROBE_HISTOGRAM, Measurement
 from probe.windows.histogram import BOUNDS
@@ -47,7 +47,7 @@ def test_what_it_says_of_other_fields_exists() -> None:
         ("250 ms + `window.timeout` + 2 ms after its end", engine.MARGIN, 2 * MILLISECOND),
         ("unread, up to 250 ms", engine.DRAIN_EVERY, 250 * MILLISECOND),
         ("at most 250 ms later", engine.DRAIN_EVERY, 250 * MILLISECOND),
-        ("a tick comes more than 100 ms late", trouble.STALL, 100 * MILLISECOND),
+        ("a tick comes more than 100 ms late", channel.STALL, 100 * MILLISECOND),
         ("more than 200 us (a step)", stamps.STEP, 200 * MICROSECOND),
         ("Ticks (default 10 ms)", int(EngineTable().tick), 10 * MILLISECOND),
         ("from 1,024 ns to 2^36 ns (69 s)", BOUNDS[-1], 2**36),

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Cut, Samples, Strays
+from probe.engine.samples import ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Cut, Samples, Strays
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Probe:
     def left(self, flow_is_stamped: bool) -> bool:
         if not self.state & SENT:
             return False
-        stuck = self.tx == 0 and flow_is_stamped and not self.state & BLURRED
+        stuck = self.tx == 0 and flow_is_stamped
         return self.rx != 0 or not (stuck or self.state & (LOCAL | HIDDEN))
 
 
