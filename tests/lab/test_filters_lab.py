@@ -77,7 +77,7 @@ class Scene:
         kind = icmp.ECHO_REQUEST if self.family == socket.AF_INET else icmp.ECHO6_REQUEST
         message = bytearray(struct.pack("!BBHHH", kind, 0, 0, identifier, 1) + bytes(16))
         if self.family == socket.AF_INET:  # on IPv6 the kernel writes it
-            message[2:4] = checksum(message)
+            message[2:4] = checksum(bytes(message))
         self.sender.sendto(message, (self.target, 0))
 
     def ask_all(self, identifiers: list[int], last: int) -> None:
