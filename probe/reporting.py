@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
+
 from probe.engine.samples import Cut
 from probe.measurement import Measurement
-from probe.telemetry.points import histogram_lines, probe_lines
+from probe.telemetry.points import histogram_lines, le_place, probe_lines
 from probe.windows.histogram import Histogram
 from probe.windows.summary import pieces, summarise
+
+_PIECE = 1 << 13  # samples: what is made of so many, lines included, stays in a processor's cache
 
 
 class Reporter:
@@ -16,6 +20,7 @@ class Reporter:
         self._measurement = measurement
         self._length, self._timeout = histogram, timeout
         self._histogram = Histogram(measurement.flows)
+        self._places = array("I", map(le_place, measurement.tags))
         self._start = 0  # of the open histogram window, wall ns
 
     def lines(self, cut: Cut) -> list[str]:
@@ -26,7 +31,7 @@ class Reporter:
             ended = self.finish()  # the wall clock was stepped, or the host slept past the boundary
         self._start = self._start or cut.start_ns
         made = ended
-        for first, flows, piece in pieces(cut, self._measurement.flows):
+        for first, flows, piece in pieces(cut, self._measurement.flows, _PIECE):
             summaries = summarise(piece, flows, self._timeout)
             self._histogram.add(summaries.rtt_flow + first, summaries.rtt)
             made += probe_lines(summaries, self._measurement.series[first : first + flows])
@@ -37,5 +42,4 @@ class Reporter:
     def finish(self) -> list[str]:
         """The lines of the histogram window that is open, which ends with this."""
         start, self._start = self._start, 0
-        buckets = self._histogram.take()
-        return histogram_lines(buckets, self._measurement.tags, start) if buckets else []
+        return histogram_lines(self._histogram.take(), self._measurement.series, self._places, start)

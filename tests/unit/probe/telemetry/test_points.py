@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from probe.telemetry.lines import encode, parse, series_text
-from probe.telemetry.points import event_line, histogram_lines, probe_fields, probe_lines
+from probe.telemetry.points import event_line, histogram_lines, le_place, probe_fields, probe_lines
 from probe.telemetry.schema import EVENT, PROBE, PROBE_HISTOGRAM
+from probe.windows.histogram import LABELS, Counts
 from probe.windows.summary import summarise
 from tests.unit.probe.repeatable import repeatable
 from tests.unit.probe.windows.drawing import TIMEOUT, windows
@@ -62,9 +66,23 @@ def test_small_loss_ratios_stay_line_protocol() -> None:
     assert parse(line).fields["loss"] == pytest.approx(1e-5)
 
 
+def counts(*rows: tuple[int, str, int]) -> Counts:
+    return Counts(
+        np.array([flow for flow, _, _ in rows], np.int64),
+        np.array([LABELS.index(le) for _, le, _ in rows], np.int64),
+        np.array([count for _, _, count in rows], np.uint32),
+    )
+
+
+def lines_of(tags: Sequence[Mapping[str, str]], *rows: tuple[int, str, int]) -> list[str]:
+    """The `probe_histogram` lines of (flow, le, count) at 60 ns."""
+    series = [series_text("probe", each) for each in tags]
+    return histogram_lines(counts(*rows), series, [le_place(each) for each in tags], 60)
+
+
 def test_histogram_lines_follow_the_schema() -> None:
     tags = [{"agent": "a", "target": "x"}, {"agent": "a", "target": "y"}]
-    lines = histogram_lines([(0, "000000001024", 3), (1, "+Inf", 1)], tags, 60)
+    lines = lines_of(tags, (0, "000000001024", 3), (1, "+Inf", 1))
     points = [parse(line) for line in lines]
     assert [point.measurement for point in points] == [PROBE_HISTOGRAM.name] * 2
     assert points[0].tags == {"agent": "a", "target": "x", "le": "000000001024"}
@@ -72,6 +90,31 @@ def test_histogram_lines_follow_the_schema() -> None:
     assert [point.fields for point in points] == [{"count": 3}, {"count": 1}]
     assert {point.time_ns for point in points} == {60}
     assert set(points[0].tags) - {"agent"} <= set(PROBE_HISTOGRAM.tags)
+
+
+# Separators, what escapes them, what looks like the tag `le`, what is left out, and more than ASCII.
+ODD = st.one_of(
+    st.sampled_from(
+        ["", "\\", "\r", "a b", "a,le=b", ",le=", "le", "x\\", "\\,", "%s %d {}", "line\nfeed", "ü"]
+    ),
+    st.text(alphabet=" ,=\\\r\nle%{}aü", max_size=8),
+)
+TAGS = st.dictionaries(
+    st.one_of(st.sampled_from(["agent", "site", *(set(PROBE_HISTOGRAM.tags) - {"le"})]), ODD), ODD, max_size=8
+).filter(lambda tags: "le" not in tags)
+
+
+@repeatable
+@given(st.lists(TAGS, min_size=1, max_size=4), st.data())
+def test_histogram_lines_are_those_of_their_tags(tags: list[dict[str, str]], data: st.DataObject) -> None:
+    flows = st.integers(0, len(tags) - 1)
+    row = st.tuples(flows, st.sampled_from(LABELS), st.integers(1, (1 << 32) - 1))
+    rows = sorted(data.draw(st.lists(row, max_size=8)))
+    expected = [
+        encode(series_text("probe_histogram", {**tags[flow], "le": le}), {"count": count}, 60)
+        for flow, le, count in rows
+    ]
+    assert lines_of(tags, *rows) == expected
 
 
 def test_an_event_carries_its_detail_as_json() -> None:

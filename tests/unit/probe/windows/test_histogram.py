@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -23,7 +24,13 @@ RTTS = st.one_of(
 def counted(rtts: list[int], flows: list[int] | None = None, of: int = 1) -> list[tuple[int, str, int]]:
     histogram = Histogram(of)
     histogram.add(np.array(flows or [0] * len(rtts), np.int32), np.array(rtts, np.int64))
-    return histogram.take()
+    return taken(histogram)
+
+
+def taken(histogram: Histogram) -> list[tuple[int, str, int]]:
+    counts = histogram.take()
+    columns = (counts.flow.tolist(), counts.bucket.tolist(), counts.count.tolist())
+    return [(flow, LABELS[bucket], count) for flow, bucket, count in zip(*columns, strict=True)]
 
 
 def test_the_bounds_are_four_an_octave() -> None:
@@ -83,8 +90,19 @@ def test_merging_is_adding(rows: list[tuple[int, int]], cut: int) -> None:
     together = Histogram(3)
     for some in (slice(0, cut), slice(cut, None)):
         together.add(np.array(flows[some], np.int32), np.array(rtts[some], np.int64))
-    assert together.take() == whole
-    assert together.take() == []
+    assert taken(together) == whole
+    assert taken(together) == []
+    # What is counted next stands alone.
+    together.add(np.array(flows[:cut], np.int32), np.array(rtts[:cut], np.int64))
+    assert taken(together) == counted(rtts[:cut], flows[:cut], of=3)
+
+
+@repeatable
+@given(st.lists(st.tuples(st.integers(0, 6), RTTS), max_size=60))
+def test_buckets_come_by_flow_and_by_bound(rows: list[tuple[int, int]]) -> None:
+    plain = Counter((flow, bisect_left(BOUNDS, rtt)) for flow, rtt in rows)
+    expected = [(flow, LABELS[bucket], count) for (flow, bucket), count in sorted(plain.items())]
+    assert counted([rtt for _, rtt in rows], [flow for flow, _ in rows], of=7) == expected
 
 
 @repeatable
