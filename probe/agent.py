@@ -48,9 +48,8 @@ log = logging.getLogger(__name__)
 PENDING_CUTS, PENDING_PROBES = 16, 1 << 20
 RESOLVE_EVERY_S = 30.0
 GOODBYE = 5 * SECOND  # at the end, for acknowledgements of what was just spooled
-SAME_HEAD = (
-    SECOND  # a clock set back by less could give two `agent` lines one time; by more, only by a miracle
-)
+# A clock set back by less could give two `agent` lines one time; by more, only by a miracle.
+SAME_HEAD = SECOND
 
 
 @dataclass(eq=False)
@@ -318,11 +317,12 @@ class Agent:
             "cpu_ns": cpu_ns(),
             "rss_bytes": rss_bytes(),
             **totals,
-            "host_busy": round(self._runs[-1].measurement.engine.trouble.share, 4) if self._runs else 0.0,
             "clock_synchronised": clock.synchronised,
             "clock_error_ns": clock.error_ns,
             "version": __version__,
         }
+        if self._runs:  # nobody looks when the last one has ended
+            fields["host_busy"] = round(self._runs[-1].measurement.engine.trouble.share, 4)
         return encode(self._agent_series, fields, self._last_head)
 
     # -- changes while running -------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ OURS = ["ip length 84 icmp type echo-request"]
 def about(points: Sequence[Point], field: str) -> list[int | float]:
     """What the agent said of itself, batch after batch."""
     found = sorted((p for p in points if p.measurement == "agent"), key=lambda p: int(p.fields["batch"]))
-    return [p.fields[field] for p in found]  # type: ignore[misc]
+    return [p.fields[field] for p in found if field in p.fields]  # type: ignore[misc]
 
 
 def host_events(points: Sequence[Point]) -> list[str]:
