@@ -100,7 +100,11 @@ ODD = st.one_of(
     st.text(alphabet=" ,=\\\r\nle%{}aü", max_size=8),
 )
 TAGS = st.dictionaries(
-    st.one_of(st.sampled_from(["agent", "site", *(set(PROBE_HISTOGRAM.tags) - {"le"})]), ODD), ODD, max_size=8
+    st.one_of(
+        st.sampled_from(["agent", "site", *(set(PROBE_HISTOGRAM.tags) - {"le"}), "l", "le0", "lf"]), ODD
+    ),
+    ODD,
+    max_size=8,
 ).filter(lambda tags: "le" not in tags)
 
 
