@@ -129,6 +129,7 @@ class Engine:
     def _step(self, now: int) -> None:
         """The wall clock was set: end the open window here, and begin another on the new time."""
         self.counters.clock_steps += 1
+        self._roll_on_the_old_time(now)
         last = self._windows.pop()
         self._windows.append(replace(last, mono_end=min(now, last.mono_end)))
         wall = self.to_mono.wall(now)
@@ -137,6 +138,15 @@ class Engine:
         self._on_notice(
             Notice("clock", f"wall clock stepped by {by:+.3f} ms; a shortened window marks it", wall)
         )
+
+    def _roll_on_the_old_time(self, now: int) -> None:
+        """Open what began before the clock was set, which nobody had looked at since."""
+        length = self._length
+        while now >= (last := self._windows[-1]).mono_end:
+            idle = max(0, now - CATCH_UP - last.mono_end) // length  # windows in which nothing was sent
+            start = last.end_ns + idle * length
+            self._newest = max(self._newest, start)
+            self._windows.append(_Window(start, start + length, last.mono_end + (idle + 1) * length))
 
     def _cut(self, window: _Window) -> None:
         samples = tuple(channel.cut(window.mono_end, self._timeout) for channel in self.channels)

@@ -53,9 +53,6 @@ class Batcher:
                 continue
             self._lines.append(data)
             self._bytes += len(data)
-        while self._bytes > self._hold:
-            self._bytes -= len(self._lines.popleft())
-            self.dropped += 1
 
     def flush(self, append: Callable[[Callable[[int], bytes]], int], *, empty: bool = False) -> list[int]:
         """Spool everything through `append` (`Spool.append`); return the batches' numbers.
@@ -71,11 +68,21 @@ class Batcher:
                     break
                 count, size = count + 1, size + len(line)
             body = b"".join(line for _, line in zip(range(count), self._lines, strict=False))
-            numbers.append(append(lambda number, body=body: self._pack(number, body)))  # type: ignore[misc]
+            try:
+                numbers.append(append(lambda number, body=body: self._pack(number, body)))  # type: ignore[misc]
+            except SpoolError:
+                self._shrink()
+                raise
             for _ in range(count):
                 self._lines.popleft()
             self._bytes -= size
         return numbers
+
+    def _shrink(self) -> None:
+        """Hold no more than is allowed while the spool refuses: the oldest lines go, and are counted."""
+        while self._bytes > self._hold:
+            self._bytes -= len(self._lines.popleft())
+            self.dropped += 1
 
     def _pack(self, number: int, body: bytes) -> bytes:
         head = f"{self._head(number)}\n".encode()

@@ -24,6 +24,7 @@ from probe.errors import ResolveError, SocketError, SpoolError
 from probe.settings import AgentSettings, agent_from, digest
 from probe.sockets.opening import open_icmp
 from probe.targets import Address, resolve, resolve_all
+from probe.telemetry.batches import HOLD
 from probe.telemetry.lines import Point
 from tests.system.commands import spooled
 
@@ -318,3 +319,18 @@ def test_only_a_folder_that_is_made_is_given_away(tmp_path: Path) -> None:
     probe.preparing.own_state_dir(made, "nobody", "agent.toml")
     assert made.stat().st_uid == pwd.getpwnam("nobody").pw_uid
     assert made.parent.stat().st_uid == 0
+
+
+def test_more_text_at_once_than_is_held_is_spooled_whole(tmp_path: Path) -> None:
+    agent = Agent(settings(tmp_path, "127.0.0.1"), "agent.toml")
+    count = 2 * HOLD // 200
+    lines = [f'event,agent=a,kind=host text="{"x" * 200}" {n}' for n in range(count)]
+
+    async def work() -> None:
+        agent._queue.put_nowait((lambda: lines, 0))
+        await agent._queue.join()
+
+    drive(agent, work)
+    assert agent._batcher.dropped == 0
+    times = [point.time_ns for point in spooled(tmp_path) if point.measurement == "event"]
+    assert times == list(range(count))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -203,7 +202,6 @@ def check_windows(driver: Driver, truth: Truth) -> None:
             assert any(cut.start_ns <= wall < cut.end_ns for wall in truth.walls(due)), (cut.start_ns, due)
 
 
-@pytest.mark.xfail(strict=True, reason=UNROLLED)
 @settings(repeatable, phases=(Phase.generate,))
 @stepped
 def test_a_probe_is_in_the_window_in_which_it_was_due(
@@ -212,6 +210,5 @@ def test_a_probe_is_in_the_window_in_which_it_was_due(
     check_windows(*run(steps, delays, interval))
 
 
-@pytest.mark.xfail(strict=True, reason=UNROLLED)
 def test_a_step_soon_after_a_window_began_leaves_that_window_its_probes() -> None:
     check_windows(*run([(980 * MILLISECOND, -20 * MILLISECOND)], [MILLISECOND], 10 * MILLISECOND))
