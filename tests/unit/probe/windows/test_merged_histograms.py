@@ -16,7 +16,7 @@ from probe.clock import SECOND, ManualClock
 from probe.engine.engine import Engine
 from probe.measurement import Measurement
 from probe.reporting import Reporter
-from probe.telemetry.lines import Point, join, parse_many
+from probe.telemetry.lines import Point, join, parse_many, series_text
 from tests.unit.probe.repeatable import repeatable
 from tests.unit.probe.windows.plain import Probe, Window, percentile
 
@@ -54,7 +54,9 @@ def body(agent: int, run: Run) -> bytes:
         [], ManualClock(), window=WINDOW, timeout=TIMEOUT, tick=SECOND, flows=flows, on_cut=lambda _: None
     )
     tags = [{"agent": f"agent-{agent}", "site": "NY 4", "target": f"t={flow}"} for flow in range(flows)]
-    reporter = Reporter(Measurement(engine, list(tags), ["probe,agent=x"] * flows, []), HISTOGRAM, TIMEOUT)
+    reporter = Reporter(
+        Measurement(engine, list(tags), [series_text("probe", each) for each in tags], []), HISTOGRAM, TIMEOUT
+    )
     lines: list[str] = []
     for number, window in enumerate(run):
         probes = tuple(
