@@ -36,6 +36,8 @@ from tests.lab.truthlog import BACKWARD, FORWARD, IN_FLIGHT, TruthLog
 from tests.lab.witnesses import assert_same_story, carried, written
 from tests.system.commands import ROOT, wait_for
 
+pytestmark = pytest.mark.emulator
+
 MS = 1_000_000
 UDP_PORT = 9
 

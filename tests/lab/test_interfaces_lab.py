@@ -64,6 +64,7 @@ def test_addresses_of_the_host_itself_are_reached_by_loopback(pair: Pair) -> Non
     assert sure(near, near.ipv4, near.ipv6) == [True, True]
 
 
+@pytest.mark.emulator
 def test_a_tunnel_device_stamps(lab: Lab) -> None:
     link = lab.emulated()
     assert sure(link.near, link.far.ipv4, link.far.ipv6) == [True, True]

@@ -17,6 +17,8 @@ from tests.lab.running import AS_NOBODY
 from tests.lab.truthlog import BACKWARD, FORWARD, read
 from tests.system.commands import DEADLINE_S, ROOT, wait_for
 
+pytestmark = pytest.mark.emulator
+
 # As a person starts it: with warnings as errors, what pyroute2 forks would complain of sockets it inherits.
 COMMAND = [sys.executable, "-m", "tests.lab"]
 

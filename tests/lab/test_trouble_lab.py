@@ -66,6 +66,7 @@ def test_a_stopped_process_loses_nothing_that_the_wire_did_not(pair: Pair, tmp_p
     assert "it was stopped" in told[0]
 
 
+@pytest.mark.stress
 def test_hogged_processors_change_no_count_and_are_told_of(pair: Pair, tmp_path: Path) -> None:
     near, far = pair
     rule = far.rule(every=7)
@@ -126,6 +127,7 @@ def test_a_reload_takes_no_reply_for_a_strangers(pair: Pair, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.emulator
 def test_replies_that_came_while_nobody_read_are_told_from_lost_ones(
     lab: Lab, tmp_path: Path, version: int
 ) -> None:
@@ -150,6 +152,7 @@ def test_replies_that_came_while_nobody_read_are_told_from_lost_ones(
     assert sum(int(match[1]) for match in told if match) == drops
 
 
+@pytest.mark.emulator
 def test_a_clean_target_loses_nothing_because_another_one_does(lab: Lab, tmp_path: Path) -> None:
     link = lab.emulated(Impairments(), Impairments(delay=Constant(150_000_000)))
     link.far.answer_for("10.50.0.0/16")

@@ -349,6 +349,7 @@ def start_ping(near: Namespace, address: str, wrapper: Sequence[str], output: Pa
         return near.popen(command, stdout=file, stderr=log)
 
 
+@pytest.mark.emulator
 @pytest.mark.parametrize(("mix", "backend"), CASES)
 def test_every_count_of_every_window_is_what_the_wire_says(
     lab: Lab, tmp_path: Path, mix: str, backend: str
