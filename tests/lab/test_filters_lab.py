@@ -114,7 +114,10 @@ def scene(request: pytest.FixtureRequest, pair: Pair) -> Iterator[Scene]:
         yield Scene(pair, family, options, stack)
 
 
-PROGRAMS: list[tuple[Callable[[int, int, int], filters.Program], list[int]]] = [(filters.own_replies, OURS)]
+PROGRAMS: list[tuple[Callable[[int, int, int], filters.Program], list[int]]] = [
+    (filters.own_replies, OURS),
+    (filters.other_replies, OTHERS),
+]
 
 
 @pytest.mark.parametrize(("program", "passing"), PROGRAMS)

@@ -42,10 +42,6 @@ stepped = given(
     st.sampled_from([10 * MILLISECOND, 120 * MILLISECOND]),
 )
 
-# Windows are rolled when house is kept, up to 250 ms after the boundary. A step in between begins a window
-# that gets what was due since the boundary, too, though it begins later.
-UNROLLED = "a step does not roll the windows first that have begun since house was kept last"
-
 
 @dataclass(frozen=True)
 class Jump:

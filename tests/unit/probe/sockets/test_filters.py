@@ -68,7 +68,7 @@ def packets(draw: st.DrawFn) -> Drawn:
 
 
 Maker = Callable[[int, int, int], filters.Program]
-PROGRAMS: list[tuple[Maker, bool]] = [(filters.own_replies, True)]
+PROGRAMS: list[tuple[Maker, bool]] = [(filters.own_replies, True), (filters.other_replies, False)]
 
 
 @pytest.mark.parametrize(("program", "kept"), PROGRAMS)
