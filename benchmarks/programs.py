@@ -138,8 +138,8 @@ def paced(c_loop: Path, count: int, rate: int, window_s: int, irtt_server: str) 
         *ours[1:],
         Program("C loop, 5 ms, no waiting", [*loop, "5"], read_json, between, rounds=PEER_ROUNDS),
         Program(
-            " ".join(["fping -l -Q10", *pace]),
-            ["fping", "-l", "-Q10", *pace, *targets(count)],
+            " ".join(["fping -l -Q1", *pace]),
+            ["fping", "-l", "-Q1", *pace, *targets(count)],
             read_fping,
             behind,
             stop_after_s=seconds,

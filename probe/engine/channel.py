@@ -162,8 +162,7 @@ class Channel:
         """Send what is due at `now` (monotonic ns), at most `limit` probes, and plan on. Returns how many.
 
         This and what it calls is what a tick costs: few calls, no arrays. It gives up early, and leaves the
-        time in
-        `left_at`, where a send call took so long that `now` is no longer.
+        time in `left_at`, where a send call took so long that `now` is no longer.
         """
         dues, begin = self._dues, self._at
         if self.due < now - CATCH_UP and isinstance(self.schedule, Schedule):
@@ -172,34 +171,45 @@ class Channel:
         if stop - begin > limit:
             stop = begin + limit
         while self._at < stop:
-            at = self._at
-            count, refused = self.socket.send(at, min(stop, at + burst))
+            at, until = self._at, min(stop, self._at + burst)
+            count, refused = self.socket.send(at, until)
             then = clock.mono()
-            if count == burst:
-                self._was_full |= self.socket.pressure().full
-                self.socket.gather()
-            if count:
-                # Nobody knows whether the host stopped us before they left, or after.
-                self.ledger.leave(count, now if then - now <= STALL else then, SENT)
-                self._at = at + count
-            if refused == errno.EAGAIN:
-                self.counters.blocked += 1
-                break  # the send buffer is full: what is due stays due, and its lag shows
-            if refused:
-                self.counters.refused += 1
-                self.counters.last_errno = refused
-                self._refusals.add(refused)
-                self.ledger.leave(1, now, REFUSED)
-                self._at += 1
-            if then - now > STALL:
-                self.left_at = then
-                break
+            if at + count < until or count == burst or then - now > STALL:
+                if self._unusual(count, refused, now, then):
+                    break
+            else:  # as nearly always
+                self.ledger.leave(count, now, SENT)
+                self._at = until
         taken = self._at - begin
         if self._at < len(dues):
             self.due = dues[self._at]
         else:
             self.plan(now)
         return taken
+
+    def _unusual(self, count: int, refused: int, now: int, then: int) -> bool:
+        """Write down a send call that was refused, long, or large. Returns whether it was the last one for
+        now."""
+        if count == self.socket.burst:
+            self._was_full |= self.socket.pressure().full
+            self.socket.gather()
+        if count:
+            # Nobody knows whether the host stopped us before they left, or after.
+            self.ledger.leave(count, now if then - now <= STALL else then, SENT)
+            self._at += count
+        if refused == errno.EAGAIN:
+            self.counters.blocked += 1
+            return True  # the send buffer is full: what is due stays due, and its lag shows
+        if refused:
+            self.counters.refused += 1
+            self.counters.last_errno = refused
+            self._refusals.add(refused)
+            self.ledger.leave(1, now, REFUSED)
+            self._at += 1
+        if then - now > STALL:
+            self.left_at = then
+            return True
+        return False
 
     def complaints(self, now: int) -> list[str]:
         """What of this host keeps probes from leaving, in words; each at most once in a while."""

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST = 1 << 12  # overflows remembered: a quarter of an hour of them
+STEADY = 5_000_000  # ns between the quickest and the slowest reply of a flow whose replies come in order
 KNOWN = 20  # replies that say when a flow's replies come
 
 Ints = NDArray[np.int64]
@@ -101,7 +102,7 @@ class Overflows:
             overflow.decided = bool((probes.latest[rows] <= self.read_at).all())
             if not overflow.decided:
                 rows = rows[rows < inside]
-            elif len(rows) > overflow.drops and self._counted(probes, rows, n):
+            elif len(rows) > overflow.drops and self._counted(probes, rows, n, inside):
                 rows = rows[len(rows) - overflow.drops :]
             hidden[rows] = True
         for overflow in spared:
@@ -111,11 +112,16 @@ class Overflows:
         self._forget(end)
         return hidden, blurred
 
-    def _counted(self, probes: Exposure, rows: Ints, n: int) -> bool:
-        """Whether these are one flow's, and no other overflow may explain them: then numbers can be
-        compared."""
+    def _counted(self, probes: Exposure, rows: Ints, n: int, inside: int) -> bool:
+        """Whether numbers can be compared: these are one flow's, and no other overflow may explain them.
+
+        Where they lie in two windows, the order of their replies has to be known besides.
+        """
         flow = probes.flow[rows]
         if (flow != flow[0]).any():
+            return False
+        spread = int((probes.latest[rows] - probes.earliest[rows]).max())
+        if rows[0] < inside <= rows[-1] and spread > STEADY:
             return False
         mine = Exposure(
             flow, probes.open_ends[rows], probes.sent[rows], probes.earliest[rows], probes.latest[rows]
@@ -150,5 +156,8 @@ def arrivals(flow: NDArray[np.int32], left: Ints, rx: Ints, flows: int, timeout:
     np.minimum.at(quickest, whose, took)
     np.maximum.at(slowest, whose, took)
     unknown = np.bincount(whose, minlength=flows) < KNOWN
+    # Those that nobody saw may have been slower, or quicker.
+    spread = slowest - quickest
+    quickest, slowest = np.maximum(quickest - spread, 0), np.minimum(slowest + spread, timeout)
     quickest[unknown], slowest[unknown] = 0, timeout
     return left + quickest[flow], left + slowest[flow]

@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.clock import MICROSECOND, Clock
+from probe.clock import MICROSECOND, SECOND, Clock
 
 STEP = 200 * MICROSECOND  # a smaller change is not told from the noise of reading two clocks
+AHEAD = SECOND  # no stamp is read before it is taken; reading takes less than this
 _TIGHT = 20 * MICROSECOND  # two readings further apart than this were interrupted
 
 
@@ -57,6 +58,9 @@ class WallToMono:
             # Packets queue in order, so nothing in front of a stamp from before the step is from after it.
             after = np.logical_and.accumulate(after[::-1])[::-1]
             mono = np.where(after, mono, stamps - self._before)
+        ahead = mono > self._now + AHEAD
+        if ahead.any():  # the clock was set there and back between two looks: such a stamp says nothing
+            mono[ahead] = 0
         if not stamps.all():
             mono[stamps == 0] = 0
         return mono

@@ -89,12 +89,12 @@ KIND_STAMP = np.uint64(socket.SOL_SOCKET | SO_TIMESTAMPING << 32)  # level and t
 ORIGIN_STAMP = np.uint64(
     _ENOMSG | ORIGIN_TIMESTAMPING << 32
 )  # errno and origin of a TX stamp's extended error
-MSG_DONTWAIT = socket.MSG_DONTWAIT
+MSG_DONTWAIT = int(socket.MSG_DONTWAIT)
 MSG_ERRQUEUE = 0x2000
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_sendmmsg = _libc.sendmmsg
-_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+call_sendmmsg = _libc.sendmmsg  # -1 on failure; see `sendmmsg`
+call_sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
 _recvmmsg = _libc.recvmmsg
 _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 
@@ -102,7 +102,7 @@ _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
 def sendmmsg(fd: int, headers: int, count: int) -> int:
     """Send `count` messages whose mmsghdr array is at address `headers`. Returns how many, or -errno for the
     first."""
-    sent = _sendmmsg(fd, headers, count, MSG_DONTWAIT)
+    sent = call_sendmmsg(fd, headers, count, MSG_DONTWAIT)
     return sent if sent >= 0 else -ctypes.get_errno()
 
 

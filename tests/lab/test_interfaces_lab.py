@@ -79,16 +79,12 @@ def test_an_interface_whose_driver_takes_no_stamps_is_not_sure(pair: Pair) -> No
     assert sure(near, "10.98.0.2", far.ipv4, "fd98::2", far.ipv6) == [False, True, False, True]
 
 
-def test_a_way_through_an_interface_without_address_is_not_sure(lab: Lab) -> None:
+def test_a_way_through_an_interface_that_does_not_stamp_is_not_sure(lab: Lab) -> None:
     near = lab.namespace("near")
     add(near, "br0", "bridge", routes=("10.98.0.0/24",))
     assert sure(near, "10.98.0.2") == [False]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the interface is told by its address, which may be borrowed: ask for the route instead",
-)
 @pytest.mark.parametrize(
     ("network", "target", "source"),
     [

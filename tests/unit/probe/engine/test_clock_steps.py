@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
 from probe.engine.engine import DRAIN_EVERY
 from probe.engine.stamps import STEP
-from probe.sockets.memory import Fate
+from probe.sockets.memory import Fate, lossless
 from tests.unit.probe.engine.driving import Driver
 from tests.unit.probe.repeatable import repeatable
 
@@ -208,3 +208,18 @@ def test_a_probe_is_in_the_window_in_which_it_was_due(
 
 def test_a_step_soon_after_a_window_began_leaves_that_window_its_probes() -> None:
     check_windows(*run([(980 * MILLISECOND, -20 * MILLISECOND)], [MILLISECOND], 10 * MILLISECOND))
+
+
+def test_a_clock_set_there_and_back_between_two_looks_makes_no_probe_late() -> None:
+    driver = Driver(lossless(3 * MILLISECOND))
+    driver.run(511 * MILLISECOND)
+    for step in (3600 * SECOND, -3600 * SECOND):
+        driver.socket.about_to_step()
+        driver.clock.step(step)
+        driver.clock.advance(600 * MICROSECOND)
+    driver.run(1500 * MILLISECOND)
+    driver.finish()
+    totals = driver.totals()
+    assert (totals["lost"], totals["late"]) == (0, 0)
+    assert totals["received"] == len(driver.socket.sent)
+    assert totals["unstamped"] >= 1

@@ -115,7 +115,7 @@ def test_a_window_of_hidden_probes_only_has_no_loss() -> None:
     assert totals["errors"] == len(driver.socket.sent)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),
     room=st.integers(0, 150),

@@ -19,30 +19,30 @@ HERE4 = (int(socket.AF_INET), sockaddr(socket.AF_INET, "127.0.0.1"))
 HERE6 = (int(socket.AF_INET6), sockaddr(socket.AF_INET6, "::1"))
 FAR4 = (int(socket.AF_INET), sockaddr(socket.AF_INET, "192.0.2.1"))
 FAR6 = (int(socket.AF_INET6), sockaddr(socket.AF_INET6, "2001:db8::1"))
-GET_ADDRESS, ETHTOOL = 0x8915, 0x8946
+ETHTOOL = 0x8946
 
 
 class Host:
-    """A host of the test's making: interfaces with an IPv4 address or none, and with ethtool's flags or
-    none."""
+    """A host of the test's making: interfaces with ethtool's flags or none, and which way leads where."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        self.addresses: dict[str, str] = {}
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names = {1: "lo", 2: "eth0", 3: "eth1"}
         self.flags: dict[str, int] = {}
-        self.sources: dict[int, str] = {}  # by family: where the kernel would send from
+        self.outlets: dict[int, int] = {}  # by family: the index of an interface
         self.asked: list[str] = []
-        self.if_inet6 = tmp_path / "if_inet6"
-        monkeypatch.setattr(interfaces, "_INET6", self.if_inet6)
-        monkeypatch.setattr(interfaces, "_source", lambda family, _sockaddr: self.sources.get(family, ""))
-        monkeypatch.setattr(socket, "if_nameindex", lambda: list(enumerate(self.addresses, start=1)))
+        monkeypatch.setattr(
+            interfaces, "_outlet", lambda _kernel, family, _sockaddr: self.outlets.get(family, 0)
+        )
+        monkeypatch.setattr(socket, "if_indextoname", self._name)
         monkeypatch.setattr(fcntl, "ioctl", self._ioctl)
+
+    def _name(self, index: int) -> str:
+        if index not in self.names:
+            raise OSError(errno.ENXIO, "No such device or address")
+        return self.names[index]
 
     def _ioctl(self, _handle: int, request: int, argument: bytes) -> bytes:
         name = argument[:16].rstrip(b"\0").decode()
-        if request == GET_ADDRESS:
-            if not self.addresses[name]:
-                raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
-            return argument[:20] + socket.inet_aton(self.addresses[name]) + argument[24:]
         assert request == ETHTOOL
         self.asked.append(name)
         if name not in self.flags:
@@ -53,8 +53,8 @@ class Host:
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
-    return Host(monkeypatch, tmp_path)
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(monkeypatch)
 
 
 def test_loopback_stamps_in_software_what_it_sends() -> None:
@@ -82,45 +82,70 @@ def test_nothing_asked_nothing_answered() -> None:
 
 
 def test_each_destination_is_judged_by_its_own_interface(host: Host) -> None:
-    host.addresses = {"eth0": "198.51.100.7", "eth1": "203.0.113.7"}
     host.flags = {"eth0": TX_SOFTWARE, "eth1": RX_HARDWARE}
-    host.if_inet6.write_text(
-        "00000000000000000000000000000001 01 80 10 80       lo\n"
-        "20010db8000000000000000000000007 03 40 00 00     eth1\n",
-        encoding="utf-8",
-    )
-    host.sources = {socket.AF_INET: "198.51.100.7", socket.AF_INET6: "2001:db8::7"}
+    host.outlets = {socket.AF_INET: 2, socket.AF_INET6: 3}
     assert stamped([FAR4, FAR6, FAR4, FAR4]) == [True, False, True, True]
     assert sorted(host.asked) == ["eth0", "eth1"]  # once each
 
 
 @pytest.mark.parametrize("flags", [{}, {"eth0": 0}, {"eth0": RX_HARDWARE}, {"eth1": TX_SOFTWARE}])
 def test_a_driver_that_does_not_stamp_or_does_not_say_is_not_sure(host: Host, flags: dict[str, int]) -> None:
-    host.addresses, host.flags = {"eth0": "198.51.100.7", "eth1": ""}, flags
-    host.sources = {socket.AF_INET: "198.51.100.7"}
+    host.flags, host.outlets = flags, {socket.AF_INET: 2}
     assert stamped([FAR4]) == [False]
 
 
-@pytest.mark.parametrize("source", ["", "203.0.113.9"])
-def test_without_a_way_or_with_an_address_of_no_interface_it_is_not_sure(host: Host, source: str) -> None:
-    host.addresses, host.flags = (
-        {"eth0": "198.51.100.7", "tun0": ""},
-        {"eth0": TX_SOFTWARE, "tun0": TX_SOFTWARE},
-    )
-    host.sources = {socket.AF_INET: source}
+@pytest.mark.parametrize("index", [0, 9])
+def test_without_a_way_or_with_an_interface_that_has_gone_it_is_not_sure(host: Host, index: int) -> None:
+    host.flags, host.outlets = {"eth0": TX_SOFTWARE}, {socket.AF_INET: index}
     assert stamped([FAR4]) == [False]
     assert host.asked == []
 
 
-def test_where_ipv6_is_switched_off_ipv4_is_answered_for(host: Host) -> None:
-    host.addresses, host.flags = {"eth0": "198.51.100.7"}, {"eth0": TX_SOFTWARE}
-    host.sources = {socket.AF_INET: "198.51.100.7", socket.AF_INET6: "2001:db8::7"}
-    assert not host.if_inet6.exists()
-    assert stamped([FAR4, FAR6]) == [True, False]
+class Kernel:
+    """A netlink socket that answers as it is told."""
+
+    def __init__(self, *answers: bytes | OSError) -> None:
+        self.answers = list(answers)
+        self.asked: list[bytes] = []
+
+    def send(self, request: bytes) -> None:
+        self.asked.append(request)
+
+    def recv(self, _size: int) -> bytes:
+        answer = self.answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
 
-def test_a_link_local_address_is_found_as_the_kernel_writes_it(host: Host) -> None:
-    host.flags = {"eth0": TX_SOFTWARE}
-    host.if_inet6.write_text("fe800000000000000000000000000a0b 02 40 20 80     eth0\n", encoding="utf-8")
-    host.sources = {socket.AF_INET6: "fe80::a0b"}
-    assert stamped([FAR6]) == [True]
+def route(kind: int, *attributes: tuple[int, bytes]) -> bytes:
+    body = bytes(12)
+    for number, value in attributes:
+        body += struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "index"),
+    [
+        (route(24, (1, b"\xc0\0\2\1"), (15, b"x"), (4, struct.pack("=I", 7)), (7, b"abcd")), 7),
+        (route(24, (1, b"\xc0\0\2\1")), 0),
+        (route(24, (4, b"\7")), 0),  # too short for an index
+        (route(2), 0),  # NLMSG_ERROR
+        (b"", 0),
+        (route(24)[:20], 0),
+        (route(24) + bytes(7), 0),  # an attribute of no length
+        (OSError(errno.ENOBUFS, "No buffer space available"), 0),
+    ],
+)
+def test_the_kernels_answer_is_read_with_care(answer: bytes | OSError, index: int) -> None:
+    kernel = Kernel(answer)
+    assert interfaces._outlet(kernel, *FAR4) == index  # type: ignore[arg-type]
+    assert len(kernel.asked[0]) == struct.unpack_from("=I", kernel.asked[0])[0] == 36
+
+
+def test_a_link_local_destination_is_asked_for_on_its_own_interface() -> None:
+    kernel = Kernel(route(2))
+    family = int(socket.AF_INET6)
+    interfaces._outlet(kernel, family, sockaddr(socket.AF_INET6, "fe80::1", 3))  # type: ignore[arg-type]
+    assert kernel.asked[0].endswith(struct.pack("=HHI", 8, 4, 3))
