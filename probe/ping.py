@@ -117,7 +117,7 @@ class _View:
         if state & (REFUSED | SKIPPED | ERROR):
             self._report(number, "error")
         elif ledger.rx[row]:
-            late = self._rtt(row)[0] > self._options.timeout
+            late = self._rtt(row)[0] > self._options.timeout and not ledger.unstamped[row]
             self._report(number, "late" if late else "received")
         else:
             # What has no TX stamp may still be waiting for its neighbour in this host.

@@ -76,7 +76,8 @@ def judge(samples: Samples, timeout: int) -> Outcomes:
     ours = (samples.state & (LOCAL | HIDDEN)) != 0
     left = attempted & ((samples.state & SENT) != 0) & (answered | ~(stuck | ours))
     failed = attempted & (~left | ((samples.state & ERROR) != 0))
-    received = left & answered & (rtt <= timeout)
+    # Without an RX stamp it only seems to have taken as long as it lay unread: that is no proof of lateness.
+    received = left & answered & ((rtt <= timeout) | samples.unstamped)
     return Outcomes(left, failed, answered & left, received, ~stamped, rtt)
 
 
@@ -117,7 +118,7 @@ def summarise(cut: Cut, flows: int, timeout: int) -> Summaries:
         "send_lag_max_ns": _maxima(flow[left], (samples.sent - samples.due)[order][left], flows),
         "unstamped": count(received & outcomes.unstamped[order]),
     }
-    timed = received & (rtt >= 0)
+    timed = received & (rtt >= 0) & (rtt <= timeout)
     number = _rtt_values(flow[timed], rtt[timed], flows, values)
     _jitter(flow[timed], rtt[timed], rx[timed], flows, values)
     pairs = _ipdv(flow[left], rtt[left], timed[left], flows, values)

@@ -88,12 +88,12 @@ class Window:
         stamping = self.stamping[flow]
         inside = [p for p in probes if p.inside]
         left = [p for p in inside if p.left(stamping)]
-        received = [p for p in left if p.rx and p.rtt <= timeout]
+        received = [p for p in left if p.rx and (p.rtt <= timeout or p.unstamped)]
         out: dict[str, int | float] = {
             "sent": len(left),
             "received": len(received),
             "lost": len(left) - len(received),
-            "late": sum(p.rx != 0 and p.rtt > timeout for p in left) + self.late[flow],
+            "late": sum(p.rx != 0 and p.rtt > timeout and not p.unstamped for p in left) + self.late[flow],
             "duplicates": sum(p.duplicates for p in inside) + self.duplicates[flow],
             "reordered": _reordered([p for p in probes if p.left(stamping) and p.rx]),
             "errors": sum(_failed(p, stamping) for p in inside) + self.errors[flow],
@@ -105,7 +105,7 @@ class Window:
         out["loss_burst_max"] = _longest([p not in received for p in left])
         out["send_lag_max_ns"] = max((p.sent - p.due for p in left), default=0)
         out["unstamped"] = sum(not p.stamped for p in received)
-        timed = [p for p in received if p.rtt >= 0]
+        timed = [p for p in received if 0 <= p.rtt <= timeout]
         out |= _rtt_fields([p.rtt for p in timed])
         if len(timed) > 1:
             out["jitter_ns"] = _jitter([p.rtt for p in sorted(timed, key=lambda p: p.rx)])
