@@ -34,6 +34,7 @@ def saturated(bench: Bench) -> None:
     for name, row in named.items():
         if name.startswith("coloprobe,"):
             flood = named[programs.FLOOD_64]
+            report.bars.append(Bar(f"[2] {name}, of the C loop", _ratios(loop, row), 0.95, True))
             report.bars.append(Bar(f"[2] {name}, of {programs.FLOOD_64}", _ratios(flood, row), 1.2, True))
 
 
@@ -54,6 +55,10 @@ def paced(bench: Bench) -> None:
         Bar("[3] processor time per probe, of fping's", _ratios(ours, fping), 0.5),
         Bar("[3] processor time per probe, of the C loop's of our design", _ratios(ours, loop), 1.5),
     ]
+    for row in rows:
+        if row.name.startswith("coloprobe,"):
+            report.bars.append(Bar(f"[3] {row.name}, of fping's", _ratios(row, fping), 0.5))
+            report.bars.append(Bar(f"[3] {row.name}, of the C loop's of our design", _ratios(row, loop), 1.5))
 
 
 def _ratios(numerator: Row, denominator: Row) -> list[float]:
