@@ -23,6 +23,7 @@ from probe.engine.overflow import Exposure, Overflows, arrivals
 from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
 
 Indices = NDArray[np.int64]
+_FEW = 8  # sends that are written down one by one faster than together
 
 
 class Ledger:
@@ -41,7 +42,8 @@ class Ledger:
         self.state = np.zeros(size, np.uint8)
         self.unstamped = np.zeros(size, np.bool_)
         self.duplicates = np.zeros(size, np.uint8)
-        self._blank = (self.sent, self.tx, self.rx, self.state, self.unstamped, self.duplicates)
+        # The others are written before anybody looks.
+        self._blank = (self.tx, self.rx, self.unstamped, self.duplicates)
         self._first = np.zeros(size, np.int32)  # scratch: which row of a batch came first for a number
         self.floor = self.head = self.planned = 0
         self._leaving: list[tuple[int, int, int]] = []
@@ -98,9 +100,18 @@ class Ledger:
         """Write down what has left; call it before looking at `sent` or `state`."""
         if not self._leaving:
             return
-        counts, nows, states = zip(*self._leaving, strict=True)
+        leaving = self._leaving.copy()
         self._leaving.clear()
+        counts, nows, states = zip(*leaving, strict=True)
         count = sum(counts)
+        if len(leaving) <= _FEW:
+            number = self.head - count
+            for some, now, state in leaving:
+                for rows, _ in self._runs(number, some):
+                    self.sent[rows] = now
+                    self.state[rows] = state
+                number += some
+            return
         whens, whats = (
             np.repeat(np.array(nows, np.int64), counts),
             np.repeat(np.array(states, np.uint8), counts),
