@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from probe.clock import SECOND, Clock
-from probe.engine.engine import DRAIN_EVERY, Notice
-from probe.errors import SocketError
+from probe.engine.engine import Notice
+from probe.errors import ColoprobeError, SocketError
 from probe.host.netlink import Changes, Hop, Wanted, find_hops, refresh_neighbours
 from probe.packets.ethernet import IPV4, IPV6
 from probe.settings import Target
@@ -99,12 +99,11 @@ class Follower:
     ) -> RingSocket | None:
         """A ring for destinations by one interface; None, and told why by `reasons`, where there can be
         none."""
-        rate = sum(SECOND / int(target.interval) for target, _ in members)
         first = hops[0]
         outlet = Outlet(first.index, first.interface, first.own_mac, first.mtu)
         try:
             ways = [Way(hop.source, hop.mac) for hop in hops]
-            ring = open_ring(options, outlet, ways, secret, int(rate * DRAIN_EVERY / SECOND))
+            ring = open_ring(options, outlet, ways, secret)
         except SocketError as problem:
             self._refused.setdefault(str(problem), []).extend(target.name for target, _ in members)
             return None
@@ -190,6 +189,7 @@ class Follower:
             ring.socket.ask(list(unsure.values()))
 
     def close(self) -> None:
+        self._rings.clear()  # each holds a mapping, and we stand in a circle that is collected who knows when
         if self._changes is not None:
             self._changes.close()
 
@@ -221,7 +221,12 @@ async def follow(
         elif seen.rebuild:
             steady = clock.mono() + STEADY
             on_notice(Notice("host", seen.rebuild, clock.wall()))
-            await rebuild()
+            try:
+                await rebuild()
+            except ColoprobeError as problem:
+                on_notice(
+                    Notice("host", f"the ways have changed, the measurement has not: {problem}", clock.wall())
+                )
 
 
 def _place(hop: Hop) -> tuple[int, bytes, int, bytes]:

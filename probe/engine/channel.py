@@ -284,7 +284,8 @@ class Channel:
             # If others filled it, they shall not do so again.
             self.socket.admit(self._base_id, len(self.flows))
         self._read_at = self.ledger.overflows.read_at = before
-        self._was_full = False
+        # What was dropped while the queues were emptied: the next look will not find them full any more.
+        self._was_full = self.socket.pressure().drops != self._dropped
         return dropped
 
     def _match(self, replies: Replies, now: int, to_mono: WallToMono) -> None:

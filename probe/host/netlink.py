@@ -210,8 +210,9 @@ class _Query:
                 asked = True
                 try:
                     for hop in missing.values():
+                        # An entry may be there already, of an asking that failed.
                         self.ip.neigh(
-                            "add", dst=hop.neighbour, ifindex=hop.index, flags=_USE, state=_INCOMPLETE
+                            "replace", dst=hop.neighbour, ifindex=hop.index, flags=_USE, state=_INCOMPLETE
                         )
                 except NetlinkError:  # without CAP_NET_ADMIN; then the raw socket's probes ask
                     break

@@ -92,8 +92,7 @@ class RingSocket:
         self._strays = ReceiveBlock(abi.STAMP, names=False)
         self._strays_begin = 0 if self.family == socket.AF_INET else header
         self._left: list[Stamps] = []
-        self._drops = self._drops_elsewhere = 0
-        self._elsewhere = True  # something has come by the other sockets since they were asked for drops
+        self._drops = 0
         # Set by other threads, looked at by the engine's between two blocks.
         self._new_ways: deque[Sequence[Way]] = deque(maxlen=1)
         self._asked: deque[int] = deque()
@@ -227,9 +226,7 @@ class RingSocket:
                     taken.data, taken.length, taken.arrived, self._sources[: len(taken.length)], True
                 )
             ring.release()
-        replies = self._receive_strays() or self._beside.receive()
-        self._elsewhere |= replies is not None
-        return replies
+        return self._receive_strays() or self._beside.receive()
 
     def _receive_strays(self) -> Replies | None:
         """Replies that the ring does not take, each row from where a raw socket would begin it."""
@@ -255,12 +252,9 @@ class RingSocket:
         statistics = self._tap.getsockopt(abi.SOL_PACKET, abi.PACKET_STATISTICS, 8)
         self._drops += struct.unpack("=II", statistics)[1]  # reading it sets it to 0
         full = self._ring.full
-        if self._elsewhere:
-            self._elsewhere = False
-            others = self._beside.pressure(), pressure(self._other)
-            self._drops_elsewhere = sum(each.drops for each in others)
-            full = full or any(each.full for each in others)
-        return Pressure((self._drops + self._drops_elsewhere) & 0xFFFFFFFF, full)
+        others = self._beside.pressure(), pressure(self._other)
+        full = full or any(each.full for each in others)
+        return Pressure((self._drops + sum(each.drops for each in others)) & 0xFFFFFFFF, full)
 
     def admit(self, first_id: int, ids: int) -> None:
         """Nothing else is admitted anyway."""

@@ -19,8 +19,7 @@ from probe.sockets.opening import SocketOptions, enlarge, open_icmp, privilege_r
 from probe.sockets.ring import RingSocket
 from probe.sockets.ring_filters import other_program, ring_program
 
-_FRAMES = 1024, 8192  # in a ring, at least and at most
-_EACH = 4  # frames for a probe: its stamp, its reply, and as many to spare
+_FRAMES = 8192  # in a ring at most: 1.5 MB
 _BEFORE = 66  # bytes of a frame in front of the packet
 _ARRIVAL = abi.RX_SOFTWARE | abi.SOFTWARE
 _LINE = 64  # a frame begins with a line of the processor's cache
@@ -35,20 +34,16 @@ class Secret:
     ids: int
 
 
-def open_ring(
-    options: SocketOptions, outlet: Outlet, ways: Sequence[Way], secret: Secret, probes: int = 2048
-) -> RingSocket:
+def open_ring(options: SocketOptions, outlet: Outlet, ways: Sequence[Way], secret: Secret) -> RingSocket:
     """Open the sockets of one group; `ways` in the order of its destinations.
 
-    `probes`: how many are under way between two looks at the ring; with more it is looked at more often.
     Raises: PrivilegeError without CAP_NET_RAW; SocketError where the kernel or the interface does not lend
     itself.
     """
     header = ethernet.IPV4 if options.family == socket.AF_INET else ethernet.IPV6
     size = -(-(_BEFORE + ethernet.LINK + header + HEADER) // _LINE) * _LINE
     block = mmap.PAGESIZE * size // _common(size)  # so that frames lie without a gap from block to block
-    least, most = _FRAMES
-    frames = min(max(least, _EACH * probes), most, options.receive_buffer // size)
+    frames = min(_FRAMES, options.receive_buffer // size)
     blocks = max(1, frames * size // block)
     frames = blocks * block // size
     with ExitStack() as opened:
