@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _STA_UNSYNC = 0x0040
 _TIME_ERROR = 5
+# Once: each CDLL is a class of its own, kilobytes that only the garbage collector finds again.
+_adjtimex = ctypes.CDLL(None).adjtimex
 
 
 class _Timex(ctypes.Structure):
@@ -35,6 +37,6 @@ class ClockState:
 def clock_state() -> ClockState:
     """Ask the kernel; `modes` 0 changes nothing and needs no privilege."""
     timex = _Timex()
-    state = ctypes.CDLL(None).adjtimex(ctypes.byref(timex))
+    state = _adjtimex(ctypes.byref(timex))
     synchronised = state not in (-1, _TIME_ERROR) and not timex.status & _STA_UNSYNC
     return ClockState(synchronised, int(timex.maxerror) * 1000)
