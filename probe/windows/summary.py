@@ -76,8 +76,10 @@ def judge(samples: Samples, timeout: int) -> Outcomes:
     ours = (samples.state & (LOCAL | HIDDEN)) != 0
     left = attempted & ((samples.state & SENT) != 0) & (answered | ~(stuck | ours))
     failed = attempted & (~left | ((samples.state & ERROR) != 0))
-    # Without an RX stamp it only seems to have taken as long as it lay unread: that is no proof of lateness.
-    received = left & answered & ((rtt <= timeout) | samples.unstamped)
+    # Without the stamp that there should be, it only seems to have taken so long: that is no proof of
+    # lateness.
+    unsure = samples.unstamped | ((samples.tx == 0) & samples.stamping[samples.flow])
+    received = left & answered & ((rtt <= timeout) | unsure)
     return Outcomes(left, failed, answered & left, received, ~stamped, rtt)
 
 

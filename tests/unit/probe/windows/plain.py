@@ -38,6 +38,9 @@ class Probe:
     def rtt(self) -> int:
         return self.rx - (self.tx if self.stamped else self.sent)
 
+    def unsure(self, flow_is_stamped: bool) -> bool:
+        return self.unstamped or (self.tx == 0 and flow_is_stamped)
+
     def left(self, flow_is_stamped: bool) -> bool:
         if not self.state & SENT:
             return False
@@ -88,12 +91,13 @@ class Window:
         stamping = self.stamping[flow]
         inside = [p for p in probes if p.inside]
         left = [p for p in inside if p.left(stamping)]
-        received = [p for p in left if p.rx and (p.rtt <= timeout or p.unstamped)]
+        received = [p for p in left if p.rx and (p.rtt <= timeout or p.unsure(stamping))]
         out: dict[str, int | float] = {
             "sent": len(left),
             "received": len(received),
             "lost": len(left) - len(received),
-            "late": sum(p.rx != 0 and p.rtt > timeout and not p.unstamped for p in left) + self.late[flow],
+            "late": sum(p.rx != 0 and p.rtt > timeout and not p.unsure(stamping) for p in left)
+            + self.late[flow],
             "duplicates": sum(p.duplicates for p in inside) + self.duplicates[flow],
             "reordered": _reordered([p for p in probes if p.left(stamping) and p.rx]),
             "errors": sum(_failed(p, stamping) for p in inside) + self.errors[flow],
