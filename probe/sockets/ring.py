@@ -30,6 +30,7 @@ from probe.sockets.heads import MAC, Heads, Outlet, Way
 from probe.sockets.packet_socket import PacketSocket, Pressure, Replies, Stamps, pressure
 from probe.sockets.receive_block import ReceiveBlock
 
+_ROW_BYTES = 1 << 20
 _BURST = 1024  # UIO_MAXIOV: sendmmsg takes no more
 _HEADER = abi.MMSGHDR.itemsize
 
@@ -70,12 +71,13 @@ class RingSocket:
         header = ethernet.IPV4 if self.family == socket.AF_INET else ethernet.IPV6
         self._ring = FrameRing(np.frombuffer(memory, np.uint8).reshape(frames, -1), header)
         # Of all that the interpreter does for a batch, most is coming back to cold caches: few, large ones.
-        self.patience = self.batch = rows = frames // 4
-        self.burst = _BURST
+        # Rows of jumbo probes are fewer, so that they stay within some megabytes.
         self.row_offset = ethernet.LINK + header
+        pitch = -(-(self.row_offset + max_size) // 64) * 64
+        self.patience = self.batch = rows = min(frames // 4, max(256, _ROW_BYTES // pitch))
+        self.burst = _BURST
         self._heads = Heads(outlet, ways, dscp)
         self._many = len(ways) > 1
-        pitch = -(-(self.row_offset + max_size) // 64) * 64
         self.rows = np.zeros((rows, pitch), np.uint8)
         self._tx = np.zeros(rows, abi.MMSGHDR)
         self._iov = np.zeros(rows, abi.IOVEC)
