@@ -129,7 +129,7 @@ def summarise(cut: Cut, flows: int, timeout: int) -> Summaries:
     )
 
 
-def pieces(cut: Cut, flows: int, rows: int = 1 << 14) -> Iterator[tuple[int, int, Cut]]:
+def pieces(cut: Cut, flows: int, rows: int) -> Iterator[tuple[int, int, Cut]]:
     """The cut in groups of flows with about `rows` samples: (first flow, number of flows, their cut).
 
     Flows are counted from 0 in each. What is computed from a piece needs memory for a piece.
