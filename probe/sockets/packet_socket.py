@@ -53,6 +53,7 @@ class Replies:
     stamp: NDArray[np.int64]
     sources: NDArray[np.uint8]  # sockaddr bytes, (n, 28)
     full: bool = False  # there may be more
+    hard: NDArray[np.int64] | None = None  # ns of the interface's own clock (0: none), where asked for
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Stamps:
     stamp: NDArray[np.int64]
     errors: tuple[QuotedError, ...]
     full: bool  # the call took all it could: there may be more
+    hard_ids: NDArray[np.uint32] | None = None  # of TX stamps by the interface's own clock
+    hard_stamp: NDArray[np.int64] | None = None  # ... which are these, ns
 
 
 @dataclass(frozen=True)
