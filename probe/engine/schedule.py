@@ -3,7 +3,7 @@
 Flows of one interval are spread evenly over it, so no tick is a burst and no two agents that start together
 stay in step.
 `poisson` draws the gaps from an exponential distribution (RFC 2330 section 11.1.1), for which probes meet an
-unbiased state of the path.
+unbiased state of the path. A flow may send bursts: several probes that are due at one instant, back to back.
 """
 
 from __future__ import annotations
@@ -20,12 +20,19 @@ class Schedule:
     """Due times (int64 ns, monotonic) of a fixed set of flows.
 
     Args:
-        intervals: ns between two probes of each flow.
+        intervals: ns between two probes of each flow, or between two bursts.
         poisson: which flows have random gaps with that mean.
         rng: random phases and gaps.
+        bursts: probes of each flow at each of its due instants, at least 1; default: 1 each.
     """
 
-    def __init__(self, intervals: Sequence[int], poisson: Sequence[bool], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        intervals: Sequence[int],
+        poisson: Sequence[bool],
+        rng: np.random.Generator,
+        bursts: Sequence[int] | None = None,
+    ) -> None:
         self._interval = np.array(intervals, np.int64)
         self._poisson = np.array(poisson, np.bool_)
         self._rng = rng
@@ -37,6 +44,12 @@ class Schedule:
             self._next[members] = phase.astype(np.int64)
         random = self._poisson
         self._next[random] = self._gaps(self._interval[random])
+        self._bursts: NDArray[np.int64] | None = None  # all of 1, as nearly always
+        if bursts is not None and any(burst != 1 for burst in bursts):
+            self._bursts = np.array(bursts, np.int64)
+            self._shortest = min(bursts)
+        # Probes of instants that are off the schedule and were more than `take` might give: flows, dues.
+        self._over = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._interval)
@@ -47,13 +60,18 @@ class Schedule:
 
     def earliest(self) -> int:
         """When the next probe is due; far in the future where there are no flows."""
+        if len(self._over[1]):
+            return int(self._over[1][0])
         return int(self._next.min()) if len(self._next) else int(_FAR)
 
     def skip(self, until: int) -> int:
         """Pass over what is due before `until`, however much that is. Returns how many probes."""
+        over = 0
+        if len(self._over[1]):
+            over = len(self._take_over(until, len(self._over[1]))[0])
         late = np.flatnonzero(self._next < until)
         if not len(late):
-            return 0
+            return over
         interval = self._interval[late]
         behind = until - self._next[late]
         counts = (behind + interval - 1) // interval
@@ -64,13 +82,35 @@ class Schedule:
             counts[random] = 1 + self._rng.poisson(behind[random] / interval[random])
             after[random] = until + self._gaps(interval[random])
         self._next[late] = after
-        return int(counts.sum())
+        if self._bursts is not None:
+            counts *= self._bursts[late]
+        return over + int(counts.sum())
 
     def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The probes due before `until`, at most `limit`, taken off the schedule.
 
-        Returns (flow indices, due times), both int64 and in order of due time.
+        Returns (flow indices, due times), both int64 and in order of due time; the probes of a burst are
+        consecutive. Where `limit` cuts a burst, the next call begins with the rest of it.
         """
+        if self._bursts is None:
+            return self._take_instants(until, limit)
+        flows, dues = self._over
+        if (missing := limit - len(flows)) > 0:
+            more, instants = self._take_instants(until, -(-missing // self._shortest))
+            bursts = self._bursts[more]
+            flows = np.concatenate((flows, np.repeat(more, bursts)))
+            self._over = flows, np.concatenate((dues, np.repeat(instants, bursts)))
+        return self._take_over(until, limit)
+
+    def _take_over(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `take`, of what is off the schedule already: it is all due before what is still on it."""
+        flows, dues = self._over
+        count = min(limit, int(np.searchsorted(dues, until)))
+        self._over = flows[count:], dues[count:]
+        return flows[:count], dues[:count]
+
+    def _take_instants(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `take`, were no burst longer than one probe."""
         ready = np.flatnonzero(self._next < until)
         if not len(ready):
             return ready, ready
@@ -94,7 +134,7 @@ class Schedule:
     def _take_one_each(
         self, ready: NDArray[np.int64], until: int, limit: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """As `take`, no further than the second probe of any flow: a random gap is drawn only once."""
+        """As `_take_instants`, no further than any flow's second one: a random gap is drawn only once."""
         after = self._next[ready] + np.where(
             self._poisson[ready], self._gaps(self._interval[ready]), self._interval[ready]
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,8 +16,13 @@ from tests.unit.probe.repeatable import repeatable
 Probes = list[tuple[int, int]]  # (due, flow)
 
 
-def schedule(intervals: list[int], poisson: list[bool] | None = None, seed: int = 1) -> Schedule:
-    made = Schedule(intervals, poisson or [False] * len(intervals), np.random.default_rng(seed))
+def schedule(
+    intervals: list[int],
+    poisson: list[bool] | None = None,
+    seed: int = 1,
+    bursts: list[int] | None = None,
+) -> Schedule:
+    made = Schedule(intervals, poisson or [False] * len(intervals), np.random.default_rng(seed), bursts)
     made.begin(5 * SECOND)
     return made
 
@@ -197,3 +204,105 @@ def test_saturated_has_always_something_due_until_all_is_taken() -> None:
 def test_the_shortest_interval_keeps_its_rate() -> None:
     assert len(taken(schedule([MILLISECOND] * 30), 6 * SECOND)) == 30_000
     assert len(taken(schedule([10 * MICROSECOND]), 5 * SECOND + 10 * MILLISECOND)) == 1_000
+
+
+BURSTS = st.lists(st.integers(1, 5), min_size=8, max_size=8)
+
+
+def repeated(instants: Probes, bursts: list[int]) -> Probes:
+    """The plain reference: each instant of a schedule without bursts, as often as its flow's burst says."""
+    return [probe for probe in instants for _ in range(bursts[probe[1]])]
+
+
+@repeatable
+@given(
+    INTERVALS,
+    BURSTS,
+    st.integers(0, 1000),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 20 * MILLISECOND), st.integers(1, 12)), max_size=12),
+)
+def test_a_burst_is_its_instant_as_often_as_it_is_long_however_it_is_taken(
+    intervals: list[int], bursts: list[int], seed: int, random: bool, steps: list[tuple[int, int]]
+) -> None:
+    bursts, poisson = bursts[: len(intervals)], [random and n % 2 == 0 for n in range(len(intervals))]
+    it = schedule(intervals, poisson, seed, bursts)
+    plain = schedule(intervals, poisson, seed)
+    until = 5 * SECOND
+    got: Probes = []
+    for step, limit in steps:
+        until += step
+        before = it.earliest()
+        flows, dues = it.take(until, limit)
+        # Nothing where nothing is due, and never more than was asked for.
+        assert (len(flows) > 0) == (before < until)
+        assert len(flows) <= limit
+        if len(dues):
+            assert dues[0] == before
+            assert dues[-1] < until
+        got += zip(dues.tolist(), flows.tolist(), strict=True)
+    got += taken(it, until, 7)
+    assert it.earliest() >= until
+    assert got == sorted(got, key=lambda probe: probe[0])
+    if random:  # gaps are drawn in the order of taking: only the counts can be compared
+        assert all(got.count(probe) == bursts[probe[1]] for probe in set(got))
+    else:
+        instants = taken(plain, until)
+        assert sorted(got) == sorted(repeated(instants, bursts))
+        assert sum(before != after for before, after in pairwise([(0, -1), *got])) == len(instants)
+
+
+def test_a_burst_that_is_cut_goes_on_first_and_at_its_own_time() -> None:
+    it = schedule([10 * MILLISECOND, 10 * MILLISECOND], bursts=[3, 1])
+    (first, one), (second, other), (third, _) = taken(schedule([10 * MILLISECOND] * 2), 6 * SECOND)[:3]
+    assert (one, other) == (0, 1)
+    assert [part.tolist() for part in it.take(6 * SECOND, 2)] == [[0, 0], [first, first]]
+    assert it.earliest() == first
+    assert len(it.take(first, 9)[0]) == 0
+    assert it.take(first + 1, 9)[1].tolist() == [first]
+    assert it.earliest() == second
+    assert [part.tolist() for part in it.take(third + 1, 3)] == [[1, 0, 0], [second, third, third]]
+    # What is left of that burst is skipped with the next one's three.
+    assert it.earliest() == third
+    assert it.skip(third) == 0
+    assert it.skip(third + 1) == 1
+    assert it.earliest() == second + 10 * MILLISECOND
+    assert it.skip(third + 10 * MILLISECOND + 1) == 1 + 3
+
+
+@repeatable
+@given(
+    INTERVALS,
+    BURSTS,
+    st.integers(0, 1000),
+    st.tuples(st.integers(0, 20 * MILLISECOND), st.integers(1, 30)),
+    st.integers(0, 100 * MILLISECOND),
+)
+def test_skipping_bursts_counts_every_probe_of_them(
+    intervals: list[int], bursts: list[int], seed: int, some: tuple[int, int], ahead: int
+) -> None:
+    bursts = bursts[: len(intervals)]
+    skipped, reference = (schedule(intervals, seed=seed, bursts=bursts) for _ in range(2))
+    for it in (skipped, reference):
+        it.take(5 * SECOND + some[0], some[1])
+    assert skipped.skip(5 * SECOND + ahead) == len(taken(reference, 5 * SECOND + ahead))
+    assert skipped.skip(5 * SECOND + ahead) == 0
+    until = 5 * SECOND + ahead + 20 * MILLISECOND
+    assert taken(skipped, until) == taken(reference, until)
+
+
+def test_random_bursts_keep_their_rate_taken_and_skipped() -> None:
+    it = schedule([10 * MILLISECOND], [True], seed=6, bursts=[4])
+    probes = taken(it, 105 * SECOND, 1000)
+    instants = sorted({due for due, _ in probes})
+    assert len(probes) == 4 * len(instants)
+    assert len(instants) == pytest.approx(10_000, rel=0.03)
+    assert np.diff(instants).std() == pytest.approx(10 * MILLISECOND, rel=0.05)
+    skipped = it.skip(205 * SECOND)
+    assert skipped % 4 == 0
+    assert skipped == pytest.approx(40_000, rel=0.03)
+
+
+def test_bursts_of_one_are_no_bursts() -> None:
+    one, none = schedule([MILLISECOND] * 3, bursts=[1, 1, 1]), schedule([MILLISECOND] * 3)
+    assert taken(one, 6 * SECOND, 100) == taken(none, 6 * SECOND, 100)
