@@ -13,19 +13,20 @@ from __future__ import annotations
 import errno
 import socket
 from bisect import bisect_right
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from probe.clock import MILLISECOND, SECOND, Clock
-from probe.engine.ledger import Indices, Ledger
+from probe.engine.dialect import ChannelCounters as ChannelCounters
+from probe.engine.dialect import Desk, Speak
+from probe.engine.dialect import Flow as Flow
+from probe.engine.echo import Echo
+from probe.engine.ledger import Ledger
 from probe.engine.samples import LOCAL, REFUSED, SENT, SKIPPED, Samples
 from probe.engine.schedule import Saturated, Schedule
 from probe.engine.stamps import WallToMono
-from probe.packets import icmp
 from probe.sockets.abi import error_name
-from probe.sockets.packet_socket import BLOCK, ProbeSocket, Replies
+from probe.sockets.packet_socket import BLOCK, ProbeSocket
 
 HORIZON = SECOND  # how far ahead a plan reaches
 # Later than this a probe is skipped: a stalled host must not burst when it wakes.
@@ -33,33 +34,6 @@ CATCH_UP = 250 * MILLISECOND
 FAR = 1 << 62  # a time that never comes
 STALL = 100 * MILLISECOND  # a host that does not run us for longer is in trouble
 COMPLAIN_EVERY = 60 * SECOND  # the same trouble is told of no oftener
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Flow:
-    """One stream of probes: `index` is its place in the agent's list of flows, `destination` a sockaddr."""
-
-    index: int
-    destination: bytes
-    size: int  # bytes of IP payload
-    stamped: bool = False  # the way there is known to take TX stamps, before any was seen
-
-
-@dataclass
-class ChannelCounters:
-    """What happened to this socket since it was opened."""
-
-    refused: int = 0
-    skipped: int = 0
-    foreign: int = 0
-    unanswerable: int = 0  # ICMP errors that quote no probe of ours
-    last_errno: int = 0
-    drops: int = 0  # packets that came while the receive buffer was full
-    damaged: int = 0  # packets that the kernel dropped at this socket for another reason
-    blocked: int = 0  # times that the send buffer was full
-    stayed: int = 0  # probes that the kernel took and that never left
 
 
 class Channel:
@@ -72,7 +46,10 @@ class Channel:
         capacity: probes that the ledger has to remember.
         all_flows: number of flows of the whole agent.
         token: 8 secret bytes of this run.
-        base_id: the first flow's ICMP identifier; the others follow.
+        base_id: the first flow's 16-bit identifier; the others follow.
+        speak: makes the dialect: how probes of this kind are written, and their answers read.
+        reflecting: the ledger keeps what STAMP reflectors say.
+        hardware: the ledger keeps stamps by interfaces' own clocks.
     """
 
     def __init__(
@@ -85,37 +62,26 @@ class Channel:
         all_flows: int,
         token: bytes,
         base_id: int,
+        speak: Speak = Echo,
+        reflecting: bool = False,
+        hardware: bool = False,
     ) -> None:
         self.socket = probe_socket
         self.flows = flows
         self.schedule = schedule
-        self.ledger = Ledger(capacity, all_flows)
+        self.ledger = Ledger(capacity, all_flows, reflecting=reflecting, hardware=hardware)
         self.ledger.expect_stamps([flow.index for flow in flows if flow.stamped])
         self.counters = ChannelCounters()
         self._index = np.array([flow.index for flow in flows], np.int64)
         sizes = {flow.size for flow in flows}
         self._size = sizes.pop() if len(sizes) == 1 else None  # of every probe, as nearly always
         self._sizes = np.array([flow.size for flow in flows], np.int64)
-        self._ids = (base_id + np.arange(len(flows))) & 0xFFFF
-        self._base_id = base_id
         probe_socket.set_destinations([flow.destination for flow in flows])
-        v4 = probe_socket.family == socket.AF_INET
-        self._request = icmp.ECHO_REQUEST if v4 else icmp.ECHO6_REQUEST
-        self._reply = icmp.ECHO_REPLY if v4 else icmp.ECHO6_REPLY
-        self._header = 20 if v4 and probe_socket.raw else 0
-        errors = icmp.ERRORS6 if not v4 else icmp.ERRORS4 if probe_socket.raw else ()
-        self._errors = np.array(errors, np.uint8)  # ICMP types that come as packets
         # Blocks that the receive buffer can hold (see `patience`): no packet takes less than 512 bytes of it.
         size = max((flow.size for flow in flows), default=0)
         self._most_blocks = probe_socket.patience * (8192 + 4 * size) // 512 // BLOCK + 2
         self._token = int(np.frombuffer(token, "u8")[0])
-        self._token_bytes = token
-        self._siblings = np.zeros(0, np.uint64)
-        checksums, offset = probe_socket.checksums, probe_socket.row_offset
-        self._writer = icmp.EchoWriter(probe_socket.rows, token, self._request, checksums, offset)
-        self._besides: NDArray[np.int64] | None = None  # by flow: what checksums cover besides the message
-        if probe_socket.pseudo_sums is not None and not v4:
-            self._besides = probe_socket.pseudo_sums + self._sizes
+        self._dialect = speak(Desk(probe_socket, flows, self.ledger, self.counters, token, base_id))
         self._dues: list[int] = []
         self._at = 0  # how much of the plan has left
         self.due = FAR  # when the next probe has to leave (monotonic ns)
@@ -134,7 +100,8 @@ class Channel:
     def know(self, siblings: list[Channel]) -> None:
         """Tell whose replies a raw socket also sees: a packet of another channel of this agent is not
         foreign."""
-        self._siblings = np.array([channel.token for channel in siblings if channel is not self], np.uint64)
+        tokens = [channel.token for channel in siblings if channel is not self]
+        self._dialect.know(np.array(tokens, np.uint64))
 
     def plan(self, now: int) -> None:
         """Write the packets of the next plan, if the last one is used up."""
@@ -154,8 +121,7 @@ class Channel:
         numbers = self.ledger.plan(self._index[flows], dues)
         where = slice(0, len(flows))
         sizes = self._sizes[flows] if self._size is None else self._size
-        besides = 0 if self._besides is None else self._besides[flows]
-        self._writer.write(where, numbers, self._ids[flows], sizes, besides)
+        self._dialect.write(where, numbers, flows, dues)
         self.socket.prepare(where, flows, sizes, numbers.astype(np.uint32))
 
     def send(self, clock: Clock, now: int, limit: int = FAR) -> int:
@@ -265,15 +231,16 @@ class Channel:
             if full:
                 came = to_mono(replies.stamp)
                 newest = max(newest, int(came.max(initial=0, where=came <= before)))
-            self._match(replies, clock.mono(), to_mono)
+            self._dialect.read(replies, clock.mono(), to_mono)
             if not replies.full:
                 break
         while (stamps := self.socket.stamps()) is not None:
             if len(stamps.ids):
                 self.ledger.stamped(stamps.ids, to_mono(stamps.stamp))
+            if stamps.hard_ids is not None and stamps.hard_stamp is not None:
+                self.ledger.stamped_hard(stamps.hard_ids, stamps.hard_stamp)
             for error in stamps.errors:
-                quoted = icmp.parse_quoted(error.type, error.code, error.quoted, self._request, error.local)
-                self._error(quoted)
+                self._dialect.failed(error)
             if not stamps.full:
                 break
         if full:
@@ -282,80 +249,11 @@ class Channel:
             self.ledger.overflows.add(since, before, dropped)
             self.counters.drops += dropped
             # If others filled it, they shall not do so again.
-            self.socket.admit(self._base_id, len(self.flows))
+            self._dialect.narrow()
         self._read_at = self.ledger.overflows.read_at = before
         # What was dropped while the queues were emptied: the next look will not find them full any more.
         self._was_full = self.socket.pressure().drops != self._dropped
         return dropped
-
-    def _match(self, replies: Replies, now: int, to_mono: WallToMono) -> None:
-        stamps = to_mono(replies.stamp)
-        echo = icmp.echo_view(replies.data, self._header)
-        # Nothing but a reply has the secret there: requests are filtered, errors quote it further back.
-        good = echo["token"] == self._token
-        good &= replies.length >= self._header + icmp.HEADER
-        numbers = echo["number"].astype(np.int64)
-        if not good.all():
-            self._match_others(replies, ~good, now, to_mono)
-            numbers, stamps = numbers[good], stamps[good]
-        known = self.ledger.answered(numbers, stamps, now)
-        if not known.all():
-            self.counters.foreign += int((~known).sum())
-
-    def _match_others(self, replies: Replies, others: Mask, now: int, to_mono: WallToMono) -> None:
-        """What has no secret where it usually is: IP options, ICMP errors, other programs' packets."""
-        if self._header:
-            optioned = others & (replies.data[:, 0] != 0x45)
-            if optioned.any():
-                rows = np.flatnonzero(optioned)
-                data, shift = _without_options(replies.data[rows])
-                length = np.maximum(replies.length[rows].astype(np.int64) - shift, 0)
-                self._match(Replies(data, length, replies.stamp[rows], replies.sources[rows]), now, to_mono)
-                others &= ~optioned
-        echo = icmp.echo_view(replies.data, self._header)
-        if len(self._siblings):
-            others &= (echo["type"] != self._reply) | ~np.isin(echo["token"], self._siblings)
-        errors = others & np.isin(echo["type"], self._errors)
-        self.counters.foreign += int(others.sum()) - int(errors.sum())
-        for i in np.flatnonzero(errors):
-            self._unexpected(replies, int(i))
-
-    def _unexpected(self, replies: Replies, i: int) -> None:
-        """A packet that looks like an ICMP error: it quotes a probe, or is somebody else's."""
-        packet = replies.data[i, : min(int(replies.length[i]), replies.data.shape[1])].tobytes()
-        if self.socket.family == socket.AF_INET and self.socket.raw:
-            at = (packet[0] & 0xF) * 4 if packet else 0
-            is_error = len(packet) > at >= 20 and packet[at] in icmp.ERRORS4
-            error = icmp.parse_error4(packet) if is_error else None
-        else:
-            is_error = bool(packet) and packet[0] in icmp.ERRORS6 and self.socket.family == socket.AF_INET6
-            error = icmp.parse_error6(packet, replies.sources[i, 8:24].tobytes()) if is_error else None
-        if is_error:
-            self._error(error)
-        else:
-            self.counters.foreign += 1
-
-    def _error(self, error: icmp.IcmpError | None) -> None:
-        """Attribute an ICMP error to its probe, by the secret where it is quoted, else by flow, sequence and
-        destination."""
-        if error is None:
-            self.counters.unanswerable += 1
-            return
-        if error.token == self._token_bytes and error.number is not None:
-            self.ledger.failed(error.number, error.local)
-            return
-        if error.token is not None and np.frombuffer(error.token, "u8")[0] in self._siblings:
-            return
-        # Where a secret is quoted, it is somebody else's by now, however well the rest fits.
-        number = self.ledger.find(error.sequence) if error.token is None else -1
-        if number >= 0:
-            flow = int(self.ledger.flow[self.ledger.row(number)])
-            position = (error.id - self._base_id) & 0xFFFF
-            ours = position < len(self.flows) and self.flows[position].index == flow
-            if ours and (not error.destination or error.destination in self.flows[position].destination):
-                self.ledger.failed(number, error.local)
-                return
-        self.counters.unanswerable += 1
 
     def cut(self, until: int, timeout: int) -> Samples:
         """The probes due before `until` (monotonic ns), taken off the ledger; drain first."""
@@ -364,14 +262,3 @@ class Channel:
         stuck = (samples.state == SENT) & samples.stamping[samples.flow] | ((samples.state & LOCAL) != 0)
         self.counters.stayed += int((silent & stuck)[: samples.inside].sum())
         return samples
-
-
-def _without_options(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Indices]:
-    """The same packets without IPv4 options, so that ICMP starts at byte 20, and how much was cut."""
-    out = np.zeros_like(data)
-    headers = np.clip((data[:, 0] & 0xF).astype(np.int64) * 4, 20, data.shape[1] - 24)
-    for i, header in enumerate(headers.tolist()):
-        out[i, :20] = data[i, :20]
-        out[i, 20 : data.shape[1] - header + 20] = data[i, header:]
-    out[:, 0] = 0x45
-    return out, headers - 20

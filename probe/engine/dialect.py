@@ -1,7 +1,8 @@
 """A channel's socket, flows and ledger in, what a kind of probe needs to write packets and read answers out.
 
-A channel plans, sends and drains; what stands in a packet, and which probe an answer belongs to, its dialect
-knows. There is one a kind: `echo` (ICMP), `reflection` (STAMP), `handshake` (TCP SYN), `connection` (connect).
+A channel plans, sends and drains; what stands in a packet, and which probe an answer belongs to, its
+dialect knows. There is one a kind: `echo` (ICMP), `reflection` (STAMP), `handshake` (TCP SYN), `connection`
+(connect).
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ class Dialect(Protocol):
         """Book an ICMP error that came by the socket's error queue."""
 
     def know(self, siblings: NDArray[np.uint64]) -> None:
-        """Tokens (in host order) of other channels whose replies this socket may see: they are not foreign."""
+        """Tokens (host order) of other channels whose replies this socket may see: they are not foreign."""
+
+    def narrow(self) -> None:
+        """Others fill the receive buffer: keep them out, where the kernel can tell them apart."""
 
 
 Speak = Callable[[Desk], Dialect]

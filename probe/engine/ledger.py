@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.engine.overflow import Exposure, Overflows, arrivals
-from probe.engine.samples import BLURRED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
+from probe.engine.samples import BLURRED, CLOSED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
 
 Indices = NDArray[np.int64]
 _FEW = 8  # sends that are written down one by one faster than together
@@ -29,10 +29,13 @@ _FEW = 8  # sends that are written down one by one faster than together
 class Ledger:
     """Rows for the last `capacity` probes (at least 2,048) of a socket.
 
-    `flows` is the number of flows of the agent; rows carry indices below it.
+    `flows` is the number of flows of the agent; rows carry indices below it. `hardware`: stamps by
+    interfaces' own clocks are kept, too.
     """
 
-    def __init__(self, capacity: int, flows: int) -> None:
+    def __init__(
+        self, capacity: int, flows: int, *, reflecting: bool = False, hardware: bool = False
+    ) -> None:
         self.size = size = max(capacity, 2048)
         self.flow = np.zeros(size, np.int32)
         self.due = np.zeros(size, np.int64)
@@ -42,8 +45,12 @@ class Ledger:
         self.state = np.zeros(size, np.uint8)
         self.unstamped = np.zeros(size, np.bool_)
         self.duplicates = np.zeros(size, np.uint8)
+        self.hard_tx = np.zeros(size if hardware else 0, np.int64)
+        self.hard_rx = np.zeros(size if hardware else 0, np.int64)
         # The others are written before anybody looks.
-        self._blank = (self.tx, self.rx, self.unstamped, self.duplicates)
+        self._blank: tuple[NDArray[np.generic], ...] = (self.tx, self.rx, self.unstamped, self.duplicates)
+        if hardware:
+            self._blank += (self.hard_tx, self.hard_rx)
         self._first = np.zeros(size, np.int32)  # scratch: which row of a batch came first for a number
         self.floor = self.head = self.planned = 0
         self._leaving: list[tuple[int, int, int]] = []
@@ -137,18 +144,36 @@ class Ledger:
             for run, part in self._runs(self.head - 1 - furthest, count):
                 self.tx[run] = stamps[part]
             return
+        rows, known = self._rows_of(ids)
+        self.tx[rows] = stamps[known]
+
+    def stamped_hard(self, ids: NDArray[np.uint32], stamps: NDArray[np.int64]) -> None:
+        """TX stamps by the interface's own clock (ns), by the low 32 bits of the probe's number."""
+        if len(self.hard_tx):
+            rows, known = self._rows_of(ids)
+            self.hard_tx[rows] = stamps[known]
+
+    def _rows_of(self, ids: NDArray[np.uint32]) -> tuple[Indices, NDArray[np.bool_]]:
+        """The rows of probes by the low 32 bits of their numbers, and which of them are still there."""
         back = (self.head - 1 - ids.astype(np.int64)) & 0xFFFFFFFF
         # Rows of planned probes are theirs already, though they have not left.
         known = back < self.size - (self.planned - self.head)
-        if not known.all():
-            back, stamps = back[known], stamps[known]
-        self.tx[self.row(self.head - 1 - back)] = stamps
+        return self.row(self.head - 1 - back[known]), known
 
-    def answered(self, numbers: Indices, stamps: NDArray[np.int64], now: int) -> NDArray[np.bool_]:
+    def answered(
+        self,
+        numbers: Indices,
+        stamps: NDArray[np.int64],
+        now: int,
+        hard: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.bool_]:
         """Replies in order of arrival. Stamp 0 means the kernel gave none; `now` stands in.
 
+        `hard`: when they came by the interface's own clock, 0 where that gave no stamp.
         Returns which of them belong to a probe that this ledger sent.
         """
+        if hard is not None and len(self.hard_rx):
+            self._answered_hard(numbers, hard)
         if self._answered_in_order(numbers, stamps):
             return np.ones(len(numbers), np.bool_)
         known = (numbers < self.head) & (numbers >= max(0, self.planned - self.size))
@@ -190,6 +215,21 @@ class Ledger:
         for run, part in runs:
             self.rx[run] = stamps[part]
         return True
+
+    def _answered_hard(self, numbers: Indices, hard: NDArray[np.int64]) -> None:
+        """As `answered`, which comes next: of several replies to a probe the first one counts."""
+        known = (numbers < self.head) & (numbers >= max(0, self.planned - self.size))
+        rows, hard = self.row(numbers[known])[::-1], hard[known][::-1]
+        fresh = self.rx[rows] == 0
+        self.hard_rx[rows[fresh]] = hard[fresh]
+
+    def refused(self, numbers: Indices) -> None:
+        """Of the replies that `answered` is told of next, these are refusals (CLOSED), where they are the
+        first."""
+        known = (numbers < self.head) & (numbers >= max(0, self.planned - self.size))
+        rows = self.row(numbers[known])
+        self.settle()
+        self.state[rows[self.rx[rows] == 0]] |= CLOSED
 
     def failed(self, number: int, local: bool) -> None:
         """An ICMP error quoted this probe; `local`: this host made it."""
