@@ -28,6 +28,11 @@ class SocketOptions:
     dscp: int = 0  # 0..63
     max_size: int = 64  # largest IP payload, bytes
     receive_buffer: int = 16 << 20  # bytes; shared by replies and TX stamps
+    ttl: int = 0  # or hop limit, 1..255; 0: the kernel's default
+    source: str = ""  # an address of this host; empty: the route's
+    interface: str = ""  # SO_BINDTODEVICE: also a VRF; empty: the route's
+    dont_fragment: bool = False  # DF on every packet, and none that exceeds the path's MTU
+    hardware: bool = False  # stamps by the interface's own clock, too
     replies: bool = True  # of a raw socket: whether it receives echo replies, or ICMP errors alone
 
 
@@ -43,9 +48,13 @@ def open_icmp(
     handle, raw = _open(options.family, allow_raw)
     try:
         _configure(handle, options, raw)
+        set_path(handle, options)
     except OSError as problem:
         handle.close()
         raise SocketError(f"cannot set up the probe socket: {problem.strerror}") from None
+    except SocketError:
+        handle.close()
+        raise
     chosen = kernel_takes_ids() if choose_id is None else choose_id
     # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
     time.sleep(0.005)
@@ -85,7 +94,6 @@ def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None
     enlarge(handle, options.receive_buffer)
     handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
     if options.family == socket.AF_INET:
-        handle.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, options.dscp << 2)
         if raw:
             wanted = (*((icmp.ECHO_REPLY,) if options.replies else ()), *icmp.ERRORS4)
             blocked = 0xFFFFFFFF & ~sum(1 << kind for kind in wanted)
@@ -93,7 +101,6 @@ def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None
         else:
             handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
     else:
-        handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, options.dscp << 2)
         if raw:
             words = [0xFFFFFFFF] * 8
             for kind in (*((icmp.ECHO6_REPLY,) if options.replies else ()), *icmp.ERRORS6):
@@ -101,6 +108,51 @@ def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None
             handle.setsockopt(socket.IPPROTO_ICMPV6, abi.ICMP6_FILTER, struct.pack("=8I", *words))
         else:
             handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+
+
+def set_path(handle: socket.socket, options: SocketOptions, port: int = 0) -> None:
+    """What decides a packet's way: DSCP, TTL, DF, source address (and port), interface, IPv6 flow labels.
+
+    Raises: SocketError where source or interface are not this host's; OSError.
+    """
+    v4 = options.family == socket.AF_INET
+    if options.interface:
+        try:
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options.interface.encode() + b"\0")
+        except OSError as problem:
+            reason = f"cannot send by interface {options.interface!r}: {problem.strerror}"
+            raise SocketError(reason) from None
+    if v4:
+        handle.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, options.dscp << 2)
+    else:
+        handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, options.dscp << 2)
+        # A destination's sockaddr says the flow label, so that each flow has one and keeps it (RFC 6438).
+        handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_FLOWINFO_SEND, 1)
+    if options.ttl:
+        level, name = (
+            (socket.IPPROTO_IP, socket.IP_TTL) if v4 else (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+        )
+        handle.setsockopt(level, name, options.ttl)
+    if options.dont_fragment:
+        if v4:
+            handle.setsockopt(socket.IPPROTO_IP, abi.IP_MTU_DISCOVER, abi.IP_PMTUDISC_DO)
+        else:
+            handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_MTU_DISCOVER, abi.IP_PMTUDISC_DO)
+            handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_DONTFRAG, 1)
+    if options.source or port:
+        try:
+            found = socket.getaddrinfo(
+                options.source or None,
+                port,
+                options.family,
+                socket.SOCK_DGRAM,
+                0,
+                socket.AI_NUMERICHOST | socket.AI_PASSIVE,
+            )
+            handle.bind(found[0][4])
+        except OSError as problem:
+            reason = f"cannot send from {options.source or 'any address'}: {problem.strerror}"
+            raise SocketError(reason) from None
 
 
 def enlarge(handle: socket.socket, size: int) -> None:
