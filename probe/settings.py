@@ -10,75 +10,75 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from probe.errors import SettingsError
-from probe.tables import ID_PATTERN, convert, read_toml
+from probe.settings_checks import CONTROL, check_mqtt_files, check_ranges, check_state_dir, check_url
+from probe.tables import ID_PATTERN, Table, convert, read_toml
+from probe.target_settings import KINDS, Knobs, Tag, Target, targets_from
 from probe.units import ByteSize, Duration
 
+__all__ = [
+    "AgentSettings",
+    "AgentTable",
+    "CollectorSettings",
+    "CollectorTable",
+    "EngineTable",
+    "HostTable",
+    "InfluxTable",
+    "Knobs",
+    "LimitsTable",
+    "MqttTable",
+    "SpoolTable",
+    "Target",
+    "UplinkTable",
+    "WindowTable",
+    "agent_from",
+    "digest",
+    "load_agent",
+    "load_collector",
+    "read_secret",
+]
+
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
-Tag = Annotated[str, Meta(max_length=128)]
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A TOML table: a key it does not know is an error. Type checkers want `frozen` said again below."""
-
-
-class AgentTable(_Table, frozen=True):
+class AgentTable(Table, frozen=True):
     id: Id  # who measures: the topic, the tag `agent`
     site: Tag = ""  # where it stands: the tag `site`
     state_dir: str = "/var/lib/coloprobe"  # the spool lives here
     user: str = ""  # leave uid 0 for this user once sockets are open
 
 
-class WindowTable(_Table, frozen=True):
+class WindowTable(Table, frozen=True):
     length: Duration = Duration.parse("10s")  # windows are [n * length, (n + 1) * length) of the wall clock
     timeout: Duration = Duration.parse("1s")  # a reply later than this is late, its probe lost
     histogram: Duration = Duration.parse("60s")  # the longer window of probe_histogram
 
 
-class EngineTable(_Table, frozen=True):
+class EngineTable(Table, frozen=True):
     tick: Duration = Duration.parse("10ms")  # how often the engine wakes while probes are due
     receive_buffer: ByteSize = ByteSize.parse("16MiB")  # a socket's buffer for replies and stamps
     # "raw": a raw socket; TX stamps are taken in the driver. "ring": whole Ethernet frames, and both stamps
     # from a ring in shared memory: cheaper at high rates; TX stamps are taken at the tap, just before the
     # driver. Targets for which this cannot be done get a raw socket.
     backend: Literal["raw", "ring"] = "raw"
+    # "auto": also by the interface's own clock where it has one, and where somebody has switched that on or
+    # this process may. "off": by the kernel's alone.
+    hardware_stamps: Literal["auto", "off"] = "auto"
 
 
-class Knobs(_Table, frozen=True):
-    """What `[defaults]` may set for every target, and a target for itself."""
-
-    kind: Literal["icmp"] | UnsetType = UNSET
-    interval: Duration | UnsetType = UNSET  # between two probes of one flow
-    size: Annotated[int, Meta(ge=24, le=8972)] | UnsetType = (
-        UNSET  # bytes of IP payload, ICMP header included
-    )
-    dscp: Annotated[int, Meta(ge=0, le=63)] | UnsetType = UNSET
-    flows: Annotated[int, Meta(ge=1, le=1)] | UnsetType = UNSET  # this version measures one flow a target
-    schedule: Literal["periodic", "poisson"] | UnsetType = UNSET
+class HostTable(Table, frozen=True):
+    # How far the wall clock is off at most, where it is disciplined without the kernel being told. Not set,
+    # or "": the kernel's own account, adjtimex(2), which also says whether it is synchronised at all.
+    clock_error: Duration | None = None
 
 
-class Target(_Table, frozen=True):
-    name: Annotated[str, Meta(min_length=1, max_length=128)]  # the tag `target`; unique in a file
-    address: Annotated[str, Meta(min_length=1, max_length=253)]  # IPv4, IPv6 or a name
-    venue: Tag = ""  # the exchange: the tag `venue`
-    line: Tag = ""  # the cross-connect or feed, for example A or B: the tag `line`
-    kind: Literal["icmp"] = "icmp"
-    interval: Duration = Duration.parse("100ms")
-    size: Annotated[int, Meta(ge=24, le=8972)] = 64
-    dscp: Annotated[int, Meta(ge=0, le=63)] = 0
-    flows: Annotated[int, Meta(ge=1, le=1)] = 1
-    schedule: Literal["periodic", "poisson"] = "periodic"
-
-
-class MqttTable(_Table, frozen=True):
+class MqttTable(Table, frozen=True):
     url: str = "mqtt://127.0.0.1:1883"  # mqtt:// or mqtts://, host, port
     username: str = ""  # default: the agent's or collector's id
     password_file: str = ""  # or COLOPROBE_MQTT_PASSWORD
@@ -89,7 +89,7 @@ class MqttTable(_Table, frozen=True):
     share_group: str = ""  # collectors only: a shared subscription of this name; empty: an ordinary one
 
 
-class UplinkTable(_Table, frozen=True):
+class UplinkTable(Table, frozen=True):
     acknowledge: Literal["end-to-end", "broker"] = "end-to-end"
     window: Annotated[int, Meta(ge=1, le=1024)] = 64  # batches in flight
     ack_timeout: Duration = Duration.parse(
@@ -97,11 +97,11 @@ class UplinkTable(_Table, frozen=True):
     )  # publish a batch again after this long without acknowledgement
 
 
-class SpoolTable(_Table, frozen=True):
+class SpoolTable(Table, frozen=True):
     max_bytes: ByteSize = ByteSize.parse("512MiB")  # the oldest batches go first, and are counted
 
 
-class AgentSettings(_Table, frozen=True):
+class AgentSettings(Table, frozen=True):
     """agent.toml."""
 
     agent: AgentTable
@@ -109,17 +109,18 @@ class AgentSettings(_Table, frozen=True):
     window: WindowTable = WindowTable()
     engine: EngineTable = EngineTable()
     defaults: Knobs = Knobs()
+    host: HostTable = HostTable()
     mqtt: MqttTable = MqttTable()
     uplink: UplinkTable = UplinkTable()
     spool: SpoolTable = SpoolTable()
 
 
-class CollectorTable(_Table, frozen=True):
+class CollectorTable(Table, frozen=True):
     id: Id  # the tag `collector`
     state_dir: str = "/var/lib/coloprobe"  # quarantined lines only
 
 
-class InfluxTable(_Table, frozen=True):
+class InfluxTable(Table, frozen=True):
     url: str = "http://127.0.0.1:8086"
     api: Literal["v2", "v1"] = (
         "v2"  # v2: InfluxDB 1.8+, 2.x, 3.x, VictoriaMetrics; v1: /write of InfluxDB 1.x
@@ -134,13 +135,13 @@ class InfluxTable(_Table, frozen=True):
     timeout: Duration = Duration.parse("10s")  # of one write
 
 
-class LimitsTable(_Table, frozen=True):
+class LimitsTable(Table, frozen=True):
     batch_bytes: ByteSize = ByteSize.parse("256KiB")  # one batch, unpacked
     held_bytes: ByteSize = ByteSize.parse("32MiB")  # batches held while the sink does not answer
     quarantine_bytes: ByteSize = ByteSize.parse("64MiB")  # the quarantine file, then the oldest part goes
 
 
-class CollectorSettings(_Table, frozen=True):
+class CollectorSettings(Table, frozen=True):
     """collector.toml."""
 
     collector: CollectorTable
@@ -151,9 +152,8 @@ class CollectorSettings(_Table, frozen=True):
 
 Settings = TypeVar("Settings", AgentSettings, CollectorSettings)
 
-MIN_INTERVAL = Duration.parse("1ms")
 MAX_RATE = 200_000  # probes a second of one agent: beyond what one engine sends
-MAX_REMEMBERED = 10_000_000  # probes in memory, of 43 bytes each
+MAX_MEMORY = 430_000_000  # bytes for probes of open windows: ten million ICMP echo requests
 
 # Between which values a quantity makes sense; the upper ends also keep every sum of them within 64 bits.
 _AGENT_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] = {
@@ -165,14 +165,13 @@ _AGENT_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] 
     "uplink.ack_timeout": (Duration.parse("100ms"), Duration.parse("1h")),
     "spool.max_bytes": (ByteSize.parse("1MiB"), ByteSize.parse("1024GiB")),
 }
-_TARGET_RANGES = {"interval": (MIN_INTERVAL, Duration.parse("1h"))}
+_CLOCK_ERRORS = (Duration.parse("1ns"), Duration.parse("10s"))
 _COLLECTOR_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] = {
     "influx.timeout": (Duration.parse("10ms"), Duration.parse("10m")),
     "limits.batch_bytes": (ByteSize.parse("1KiB"), ByteSize.parse("64MiB")),
     "limits.held_bytes": (ByteSize.parse("1KiB"), ByteSize.parse("64GiB")),
     "limits.quarantine_bytes": (ByteSize.parse("1KiB"), ByteSize.parse("1024GiB")),
 }
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def load_agent(path: str | Path) -> AgentSettings:
@@ -190,11 +189,11 @@ def load_collector(path: str | Path) -> CollectorSettings:
     if isinstance(raw.get("mqtt"), dict):
         raw["mqtt"].setdefault("share_group", "collectors")
     settings = convert(raw, CollectorSettings, str(path))
-    _check_url(str(path), "mqtt.url", settings.mqtt.url, ("mqtt", "mqtts"))
-    _check_url(str(path), "influx.url", settings.influx.url, ("http", "https"))
-    _check_mqtt_files(str(path), settings.mqtt)
-    _check_ranges(settings, _COLLECTOR_RANGES, str(path), "")
-    _check_state_dir(settings.collector.state_dir, str(path), "collector.state_dir")
+    check_url(str(path), "mqtt.url", settings.mqtt.url, ("mqtt", "mqtts"))
+    check_url(str(path), "influx.url", settings.influx.url, ("http", "https"))
+    check_mqtt_files(str(path), settings.mqtt.cert_file, settings.mqtt.key_file)
+    check_ranges(settings, _COLLECTOR_RANGES, str(path), "")
+    check_state_dir(settings.collector.state_dir, str(path), "collector.state_dir")
     if re.search(r"[/+#\x00-\x1f\x7f]", settings.mqtt.share_group):
         group = settings.mqtt.share_group
         raise SettingsError(
@@ -213,25 +212,25 @@ def load_collector(path: str | Path) -> CollectorSettings:
 def agent_from(raw: Mapping[str, Any], file: str) -> AgentSettings:
     """Check a parsed TOML document; `file` is how errors call it. Raises: SettingsError."""
     raw = dict(raw)
-    convert(raw.get("defaults", {}), Knobs, file, "defaults")
-    if not isinstance(raw.get("target", []), list) or not raw.get("target"):
+    targets, defaults, host = raw.get("target", []), raw.get("defaults", {}), raw.get("host")
+    convert(defaults, Knobs, file, "defaults")
+    if not isinstance(targets, list) or not targets:
         raise SettingsError(
             file, "target", "no target is given", "at least one [[target]] with name and address"
         )
-    raw["target"] = [
-        {**raw.get("defaults", {}), **target} if isinstance(target, dict) else target
-        for target in raw["target"]
-    ]
-    settings = convert(raw, AgentSettings, file)
+    if isinstance(host, dict) and host.get("clock_error") == "":
+        raw["host"] = {key: value for key, value in host.items() if key != "clock_error"}
+    settings = convert({**raw, "target": []}, AgentSettings, file)
+    settings = msgspec.structs.replace(settings, target=targets_from(targets, defaults, file))
     _check_agent(settings, file)
     return settings
 
 
 def _check_agent(settings: AgentSettings, file: str) -> None:
     window = settings.window
-    _check_ranges(settings, _AGENT_RANGES, file, "")
-    _check_state_dir(settings.agent.state_dir, file, "agent.state_dir")
-    if _CONTROL.search(settings.agent.site):
+    check_ranges(settings, _AGENT_RANGES, file, "")
+    check_state_dir(settings.agent.state_dir, file, "agent.state_dir")
+    if CONTROL.search(settings.agent.site):
         raise SettingsError(file, "agent.site", "has a control character", "printable text")
     if window.length < window.timeout:
         raise SettingsError(
@@ -247,27 +246,17 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
             f"{window.histogram} is not a whole number of windows",
             f"a multiple of window.length = {window.length}",
         )
-    _check_url(file, "mqtt.url", settings.mqtt.url, ("mqtt", "mqtts"))
-    _check_mqtt_files(file, settings.mqtt)
-    first: dict[str, int] = {}
-    for i, target in enumerate(settings.target):
-        if target.name in first:
-            raise SettingsError(
-                file,
-                f"target[{i}].name",
-                f"{target.name!r} is taken by target[{first[target.name]}]",
-                "a name that no other target has",
-            )
-        first[target.name] = i
-        for name in ("name", "address", "venue", "line"):
-            if _CONTROL.search(getattr(target, name)):
-                raise SettingsError(file, f"target[{i}].{name}", "has a control character", "printable text")
-        inherited = settings.defaults.interval == target.interval
-        _check_ranges(target, _TARGET_RANGES, file, "defaults." if inherited else f"target[{i}].")
-    rate = sum(1e9 / t.interval * t.flows for t in settings.target)
+    check_url(file, "mqtt.url", settings.mqtt.url, ("mqtt", "mqtts"))
+    check_mqtt_files(file, settings.mqtt.cert_file, settings.mqtt.key_file)
+    if settings.host.clock_error is not None:
+        check_ranges(settings, {"host.clock_error": _CLOCK_ERRORS}, file, "")
+    rate = sum(target.rate for target in settings.target)
     if rate > MAX_RATE:
         raise SettingsError(
-            file, "target", f"all targets together ask for {rate:,.0f} probes/s", f"at most {MAX_RATE:,}"
+            file,
+            "target",
+            f"all targets together ask for {rate:,.0f} probes/s",
+            f"at most {MAX_RATE:,}: longer intervals, fewer flows or smaller bursts",
         )
     _check_memory(settings, rate, file)
 
@@ -276,61 +265,16 @@ def _check_memory(settings: AgentSettings, rate: float, file: str) -> None:
     """An engine remembers every probe until its window is closed."""
     window = settings.window
     span = (int(window.length) + 2 * int(window.timeout)) / 1e9
-    if rate * span > MAX_REMEMBERED:
+    size = span * sum(target.rate * KINDS[target.kind].row for target in settings.target)
+    if size > MAX_MEMORY:
         raise SettingsError(
             file,
             "window.length",
-            f"{window.length} at {rate:,.0f} probes/s means remembering {rate * span:,.0f} probes",
-            f"at most {MAX_REMEMBERED:,}: shorter windows and timeouts, or longer intervals",
+            f"{window.length} at {rate:,.0f} probes/s means remembering {rate * span:,.0f} probes in "
+            f"{size / 1e6:,.0f} MB",
+            f"at most {MAX_MEMORY / 1e6:,.0f} MB: shorter windows and timeouts, longer intervals, "
+            "fewer flows or smaller bursts",
         )
-
-
-def _check_ranges(
-    table: _Table,
-    ranges: Mapping[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]],
-    file: str,
-    prefix: str,
-) -> None:
-    for key, (low, high) in ranges.items():
-        value = attrgetter(key)(table)
-        if not low <= value <= high:
-            raise SettingsError(file, prefix + key, f"{value} is out of range", f"{low} to {high}")
-
-
-def _check_state_dir(state_dir: str, file: str, key: str) -> None:
-    if not state_dir or _CONTROL.search(state_dir):
-        raise SettingsError(
-            file, key, f"{state_dir!r} is not a folder's path", "a folder, for example /var/lib/coloprobe"
-        )
-
-
-def _check_url(file: str, key: str, url: str, schemes: tuple[str, ...]) -> None:
-    allowed = " or ".join(f"{scheme}://host:port" for scheme in schemes)
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-        (parts.hostname or "").encode("idna")  # as the resolver's library does, which fails in its own way
-    except UnicodeError:
-        raise SettingsError(file, key, f"{url!r} names no possible host", allowed) from None
-    except ValueError as problem:
-        raise SettingsError(file, key, f"{url!r} is not a URL: {problem}", allowed) from None
-    if parts.password or parts.username:
-        raise SettingsError(file, key, "the URL holds credentials", "username and a password or token file")
-    # urlsplit drops line ends and tabs in silence; a query may hold a secret, and nothing here reads one.
-    if (
-        parts.scheme not in schemes
-        or not parts.hostname
-        or parts.query
-        or parts.fragment
-        or re.search(r"[\x00-\x20\x7f]", url)
-    ):
-        raise SettingsError(file, key, f"{url!r} is not usable", allowed)
-
-
-def _check_mqtt_files(file: str, mqtt: MqttTable) -> None:
-    if bool(mqtt.cert_file) != bool(mqtt.key_file):
-        missing = "mqtt.key_file" if mqtt.cert_file else "mqtt.cert_file"
-        raise SettingsError(file, missing, "is not set", "cert_file and key_file together, or neither")
 
 
 def read_secret(path: str, environment: str, file: str, key: str) -> str | None:

@@ -27,6 +27,10 @@ _QUANTITIES = {
 T = TypeVar("T")
 
 
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table: a key it does not know is an error. Type checkers want `frozen` said again below."""
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The document of a file. Raises: SettingsError (unreadable, or not TOML)."""
     try:
@@ -70,7 +74,8 @@ def _explain(message: str, raw: Any, shape: type, prefix: str) -> tuple[str, str
     ):
         key = ".".join(part for part in (path, field[2]) if part)
         if field[1] == "unknown":
-            return key, "unknown key", ", ".join(f.name for f in known.fields)
+            fields = sorted(known.fields, key=lambda field: not field.required)
+            return key, "unknown key", ", ".join(field.name for field in fields)
         return key, "is missing", _allowed(next(f.type for f in known.fields if f.name == field[2]))
     what, stated, allowed = text.partition(" (allowed: ")
     if stated:  # probe.units says what is wrong itself

@@ -112,7 +112,7 @@ AGENT_ERRORS = [
     ),
     (
         GOOD + "[windows]\n",
-        "windows: unknown key (allowed: agent, target, window, engine, defaults, mqtt, uplink, spool)",
+        "windows: unknown key (allowed: agent, target, window, engine, defaults, host, mqtt, uplink, spool)",
     ),
     (GOOD + "[window]\nlength = 10\n", f"window.length: 10 is not text with a unit (allowed: {DURATIONS})"),
     (
@@ -144,9 +144,10 @@ AGENT_ERRORS = [
     ),
     (
         GOOD + '[defaults]\nname = "x"\n',
-        "defaults.name: unknown key (allowed: kind, interval, size, dscp, flows, schedule)",
+        "defaults.name: unknown key (allowed: kind, port, interval, size, dscp, flows, schedule, burst, ttl, "
+        "source, interface, dont_fragment, key_file)",
     ),
-    (GOOD + "[defaults]\nsize = 1\n", "defaults.size: 1 is not allowed (allowed: 24 to 8972)"),
+    (GOOD + "[defaults]\nsize = 1\n", "defaults.size: 1 is not allowed (allowed: 24 to 9000)"),
     (
         GOOD + TARGET,
         "target[1].name: 'cme-a' is taken by target[0] (allowed: a name that no other target has)",
@@ -169,31 +170,35 @@ AGENT_ERRORS = [
         "defaults.interval: 2h is out of range (allowed: 1ms to 1h)",
     ),
     (GOOD + "interval = 100\n", f"target[0].interval: 100 is not text with a unit (allowed: {DURATIONS})"),
-    (GOOD + "size = 23\n", "target[0].size: 23 is not allowed (allowed: 24 to 8972)"),
-    (GOOD + 'size = "64"\n', "target[0].size: '64' is not allowed (allowed: 24 to 8972)"),
+    (GOOD + "size = 23\n", "target[0].size: 23 is not allowed (allowed: 24 to 9000)"),
+    (GOOD + 'size = "64"\n', "target[0].size: '64' is not allowed (allowed: 24 to 9000)"),
     (GOOD + "dscp = 64\n", "target[0].dscp: 64 is not allowed (allowed: 0 to 63)"),
     (GOOD + "dscp = true\n", "target[0].dscp: True is not allowed (allowed: 0 to 63)"),
-    (GOOD + "flows = 2\n", "target[0].flows: 2 is not allowed (allowed: 1)"),
-    (GOOD + 'kind = "tcp"\n', "target[0].kind: 'tcp' is not allowed (allowed: \"icmp\")"),
+    (GOOD + "flows = 65\n", "target[0].flows: 65 is not allowed (allowed: 1 to 64)"),
+    (
+        GOOD + 'kind = "udp"\n',
+        'target[0].kind: \'udp\' is not allowed (allowed: "connect" or "icmp" or "stamp" or "tcp")',
+    ),
     (
         GOOD + 'schedule = "random"\n',
         'target[0].schedule: \'random\' is not allowed (allowed: "periodic" or "poisson")',
     ),
     (
-        GOOD + "port = 9000\n",
-        "target[0].port: unknown key "
-        "(allowed: name, address, venue, line, kind, interval, size, dscp, flows, schedule)",
+        GOOD + "protocol = 6\n",
+        "target[0].protocol: unknown key (allowed: name, address, kind, port, interval, size, dscp, "
+        "flows, schedule, burst, ttl, source, interface, dont_fragment, key_file, venue, line)",
     ),
     (
         AGENT + "".join(f'[[target]]\nname = "t{n}"\naddress = "x"\ninterval = "1ms"\n' for n in range(201)),
-        "target: all targets together ask for 201,000 probes/s (allowed: at most 200,000)",
+        "target: all targets together ask for 201,000 probes/s "
+        "(allowed: at most 200,000: longer intervals, fewer flows or smaller bursts)",
     ),
     (
         AGENT
         + "".join(f'[[target]]\nname = "t{n}"\naddress = "x"\ninterval = "1ms"\n' for n in range(5))
         + '[window]\nlength = "1h"\nhistogram = "1h"\n',
-        "window.length: 1h at 5,000 probes/s means remembering 18,010,000 probes "
-        "(allowed: at most 10,000,000: shorter windows and timeouts, or longer intervals)",
+        "window.length: 1h at 5,000 probes/s means remembering 18,010,000 probes in 774 MB (allowed: at most "
+        "430 MB: shorter windows and timeouts, longer intervals, fewer flows or smaller bursts)",
     ),
     (GOOD + '[mqtt]\nurl = "http://b"\n', f"mqtt.url: 'http://b' is not usable (allowed: {MQTT_URLS})"),
     (
@@ -234,7 +239,7 @@ AGENT_ERRORS = [
     (
         GOOD + "size = [" + "1, " * 100 + "]\n",
         "target[0].size: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,... is not allowed "
-        "(allowed: 24 to 8972)",
+        "(allowed: 24 to 9000)",
     ),
 ]
 
