@@ -43,6 +43,7 @@ class MemorySocket:
     rule: Rule
     family: int = int(socket.AF_INET)
     raw: bool = False
+    header: bool = False
     row_offset: int = 0
     burst: int = 256
     pseudo_sums: NDArray[np.int64] | None = None

@@ -29,15 +29,19 @@ ROWS = 1024  # rows of the send ring: also the longest plan; UIO_MAXIOV caps one
 _HEADER = abi.MMSGHDR.itemsize
 _MESSAGE = 2304  # bytes of buffer that a small packet or a stamp takes at most
 
-# Errors that a ping socket reports on the next call although that call's own packet is fine (sk_err).
+# ICMP errors that a socket with IP_RECVERR reports on the next call although that call's own packet is fine
+# (sk_err; net/ipv4/icmp.c and net/ipv6/icmp.c say which become which).
 _LEFT_OVER = frozenset(
     {
         errno.EHOSTUNREACH,
         errno.ENETUNREACH,
         errno.ECONNREFUSED,
         errno.EPROTO,
+        errno.ENOPROTOOPT,
         errno.EMSGSIZE,
         errno.EOPNOTSUPP,
+        errno.EHOSTDOWN,
+        errno.ENONET,
         errno.EACCES,
     }
 )
@@ -45,21 +49,21 @@ _LEFT_OVER = frozenset(
 
 @dataclass(frozen=True)
 class Replies:
-    """What one receive call took: `data` uint8 (n, PITCH), `length` bytes on the wire, `stamp` wall ns (0:
+    """What one receive call took: `data` uint8 (n, kept), `length` bytes on the wire, `stamp` wall ns (0:
     none)."""
 
     data: NDArray[np.uint8]
     length: NDArray[np.integer]
     stamp: NDArray[np.int64]
-    sources: NDArray[np.uint8]  # sockaddr bytes, (n, 28)
+    sources: NDArray[np.uint8]  # sockaddr bytes, (n, 28); zeros where nobody wants to know
     full: bool = False  # there may be more
     hard: NDArray[np.int64] | None = None  # ns of the interface's own clock (0: none), where asked for
 
 
 @dataclass(frozen=True)
 class Stamps:
-    """What one error-queue call took: ids (uint32) and wall ns (int64) of TX stamps; `errors` of ping
-    sockets."""
+    """What one error-queue call took: ids (uint32) and wall ns (int64) of TX stamps; `errors` where they come
+    that way."""
 
     ids: NDArray[np.uint32]
     stamp: NDArray[np.int64]
@@ -82,12 +86,18 @@ class Pressure:
 
 @dataclass(frozen=True)
 class QuotedError:
-    """An ICMP error from a ping socket's error queue: our own message as quoted, cut at PITCH bytes."""
+    """An ICMP error from a socket's error queue.
+
+    quoted: what it quotes of our packet, cut at the bytes kept: from the ICMP header on (ping socket), from
+        behind the UDP header on, or from behind the IP header on (raw socket).
+    destination: sockaddr (28 bytes) to which that packet went, with the port on UDP; empty: not told.
+    """
 
     type: int
     code: int
     local: bool  # this host made it, no router
     quoted: bytes
+    destination: bytes = b""
 
 
 class ProbeSocket(Protocol):
@@ -95,8 +105,9 @@ class ProbeSocket(Protocol):
 
     family: int
     raw: bool
+    header: bool  # each packet received begins with its IPv4 header
     rows: NDArray[np.uint8]  # the packets to send, one a row, as many as a plan may have: write, then `send`
-    row_offset: int  # the byte of a row at which its ICMP message begins
+    row_offset: int  # the byte of a row at which the message begins, behind what headers are ours to write
     checksums: bool  # whether the message's checksum is ours to write, or the kernel's
     pseudo_sums: (
         NDArray[np.int64] | None
@@ -144,21 +155,43 @@ class ProbeSocket(Protocol):
 
 
 class PacketSocket:
-    """A raw or ping ICMP socket with kernel stamps both ways.
+    """A raw, ping or UDP socket with kernel stamps both ways; `None` in an argument is what ICMP echo needs.
 
     Args:
-        handle: the open socket, options set (see `probe.sockets.opening`).
-        raw: whether it is a raw socket (on IPv4 the IP header then comes with each packet).
+        handle: the open socket, options set (see `probe.sockets.opening`), SO_TIMESTAMPING among them.
+        raw: whether it is a raw socket.
         choose_id: whether the kernel takes our own TX stamp ids (SCM_TS_OPT_ID, Linux 6.13); otherwise its
             counter is followed.
-        max_size: largest IP payload in bytes that will be sent.
+        max_size: largest message in bytes that will be sent.
+        header: whether each packet received begins with its IP header (None: raw socket on IPv4).
+        names: whether `Replies.sources` is wanted (None: on IPv6, where no header says it).
+        checksums: whether the message's checksum is ours to write (None: raw socket on IPv4).
+        quotes: whether ICMP errors come by the error queue: IP_RECVERR is set (None: not a raw socket).
+        kept: bytes kept of each packet received, and of what an error quotes.
     """
 
-    def __init__(self, handle: socket.socket, *, raw: bool, choose_id: bool, max_size: int) -> None:
+    def __init__(
+        self,
+        handle: socket.socket,
+        *,
+        raw: bool,
+        choose_id: bool,
+        max_size: int,
+        header: bool | None = None,
+        names: bool | None = None,
+        checksums: bool | None = None,
+        quotes: bool | None = None,
+        kept: int = PITCH,
+    ) -> None:
         self.family = int(handle.family)
         self.raw = raw
         self.row_offset = 0
-        self.checksums = raw and self.family == socket.AF_INET
+        v4 = self.family == socket.AF_INET
+        self.header = raw and v4 if header is None else header
+        self.checksums = raw and v4 if checksums is None else checksums
+        self._quotes = not raw if quotes is None else quotes
+        # A raw ICMP socket hears of everybody's echo replies.
+        self._overhears = raw and handle.proto in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
         self.pseudo_sums: NDArray[np.int64] | None = None
         self.choose_id = choose_id
         self._socket = handle
@@ -191,8 +224,8 @@ class PacketSocket:
         self._counter = KernelCounter()
         self._early: list[Stamps] = []  # taken off the error queue before the counter was restarted
         # The source is in the IP header where that is delivered; of an ICMP error on IPv6 it is wanted.
-        self._rx = ReceiveBlock(abi.STAMP, names=self.family == socket.AF_INET6)
-        self._err = ReceiveBlock(abi.CONTROL, names=False)
+        self._rx = ReceiveBlock(abi.STAMP, names=not v4 if names is None else names, kept=kept)
+        self._err = ReceiveBlock(abi.CONTROL, names=self._quotes, kept=kept if self._quotes else PITCH)
 
     def set_destinations(self, addresses: list[bytes]) -> None:
         self._names = np.frombuffer(b"".join(addresses), np.uint8).reshape(-1, abi.SOCKADDR).copy()
@@ -240,7 +273,7 @@ class PacketSocket:
                 left_over = 0
                 if done >= stop:
                     break
-            elif -moved in _LEFT_OVER and not self.raw and left_over != -moved:
+            elif -moved in _LEFT_OVER and self._quotes and left_over != -moved:
                 left_over = -moved  # perhaps the error of an earlier probe: ask once more
             elif moved != -errno.EINTR:
                 refused = -moved
@@ -270,6 +303,8 @@ class PacketSocket:
         count = self._err.take(self._fd, abi.MSG_ERRQUEUE)
         if count <= 0:
             return None
+        # Of a stamp the kernel says no name, and takes the space for it away.
+        self._err.odd |= self._quotes
         control = self._err.control[:count]
         stamped = (control["origin"] == abi.ORIGIN_STAMP) & (control["kind"] == abi.KIND_STAMP)
         errors: tuple[QuotedError, ...] = ()
@@ -301,10 +336,15 @@ class PacketSocket:
                 (socket.IPPROTO_IPV6, abi.IPV6_RECVERR),
             ):
                 origin, error_type, code = control[at + 20 : at + 23]
+                if origin == abi.ORIGIN_TIMESTAMPING:  # without a time: none of those that were asked for
+                    return None
                 by_kernel = origin not in (abi.ORIGIN_ICMP, abi.ORIGIN_ICMP6)
                 local = by_kernel or _is_ours(control[at + 32 : at + length])
-                quoted = self._err.data[i, : min(int(self._err.headers["len"][i]), PITCH)].tobytes()
-                return QuotedError(error_type, code, local, quoted)
+                quoted = self._err.data[i, : int(self._err.headers["len"][i])].tobytes()
+                name = self._err.names[i, : int(self._err.headers["namelen"][i])].tobytes()
+                return QuotedError(
+                    error_type, code, local, quoted, name.ljust(abi.SOCKADDR, b"\0") if name else b""
+                )
             at += (length + 7) & ~7
         return None
 
@@ -324,11 +364,11 @@ class PacketSocket:
         return pressure(self._socket)
 
     def admit(self, first_id: int, ids: int) -> None:
-        if self.raw:  # the kernel gives a ping socket its own replies only
+        if self._overhears:
             filters.attach(self._socket, filters.own_replies(self.family, first_id, ids))
 
     def dismiss(self, first_id: int, ids: int) -> None:
-        if self.raw:
+        if self._overhears:
             filters.attach(self._socket, filters.other_replies(self.family, first_id, ids))
 
     def close(self) -> None:

@@ -12,22 +12,25 @@ from probe.errors import SocketError
 from probe.sockets import abi
 
 BLOCK = 1024  # messages that are looked at together: an interpreter that was away for long starts cold
-PITCH = 128  # bytes kept of what is received: an ICMP error, IP options, and our quoted header
+PITCH = 128  # bytes kept of what is received: enough for an ICMP error, IP options, and our quoted header
 _HEADER = abi.MMSGHDR.itemsize
 
 
 class ReceiveBlock:
-    """Memory for BLOCK messages that the kernel fills: headers, data, control bytes, sources."""
+    """Memory for BLOCK messages that the kernel fills: headers, data, control bytes, sources.
 
-    def __init__(self, control: np.dtype[np.void], names: bool) -> None:
+    `kept`: bytes of data of each message.
+    """
+
+    def __init__(self, control: np.dtype[np.void], names: bool, kept: int = PITCH) -> None:
         self.headers = np.zeros(BLOCK, abi.MMSGHDR)
-        self.data = np.zeros((BLOCK, PITCH), np.uint8)
+        self.data = np.zeros((BLOCK, kept), np.uint8)
         self.control = np.zeros(BLOCK, control)
         self.names = np.zeros((BLOCK, abi.SOCKADDR), np.uint8)
         self._iov = np.zeros(BLOCK, abi.IOVEC)
         index = np.arange(BLOCK, dtype=np.uint64)
-        self._iov["base"] = self.data.ctypes.data + index * PITCH
-        self._iov["len"] = PITCH
+        self._iov["base"] = self.data.ctypes.data + index * kept
+        self._iov["len"] = kept
         self.headers["iov"] = self._iov.ctypes.data + index * abi.IOVEC.itemsize
         self.headers["iovlen"] = 1
         if names:
@@ -35,8 +38,11 @@ class ReceiveBlock:
         self.headers["control"] = self.control.ctypes.data + index * control.itemsize
         self._control_space = control.itemsize
         self._name_space = abi.SOCKADDR if names else 0
+        self.headers["controllen"] = self._control_space
+        self.headers["namelen"] = self._name_space
         self._held = 0  # messages that wait here to be looked at
-        self.odd = True  # the last messages changed lengths that the kernel reads as the space it may use
+        self.odd = False  # the last messages changed lengths that the kernel reads as the space it may use
+        self._used = 0  # rows that were written since the lengths were set
         self._at = self.headers.ctypes.data
 
     def fill(self, fd: int, flags: int) -> None:
@@ -46,9 +52,9 @@ class ReceiveBlock:
         """
         if self.odd and not self._held:
             # What is like all others leaves the lengths as they were; only after others they are set anew.
-            self.headers["controllen"] = self._control_space
-            self.headers["namelen"] = self._name_space
-            self.odd = False
+            self.headers["controllen"][: self._used] = self._control_space
+            self.headers["namelen"][: self._used] = self._name_space
+            self.odd, self._used = False, 0
         for _ in range(8):
             if self._held == BLOCK:
                 return
@@ -66,6 +72,7 @@ class ReceiveBlock:
         """Hand over what is held, after a last `fill`. Returns the number of messages, in rows 0 to there."""
         self.fill(fd, flags)
         count, self._held = self._held, 0
+        self._used = max(self._used, count)
         return count
 
     def arrival(self, count: int) -> NDArray[np.int64]:

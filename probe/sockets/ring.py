@@ -63,6 +63,7 @@ class RingSocket:
     ) -> None:
         self.family = beside.family
         self.raw = True
+        self.header = self.family == socket.AF_INET
         self.checksums = True
         self.outlet = outlet
         self._out, self._tap, self._beside, self._other = out, tap, beside, other
