@@ -120,6 +120,8 @@ def _allowed(info: inspect.Type) -> str:
         return (
             f"text of {info.min_length or 0} to {info.max_length} characters" if info.max_length else "text"
         )
+    if isinstance(info, inspect.BoolType):
+        return "true or false"
     if isinstance(info, inspect.CustomType):
         return f"text with a unit, {_QUANTITIES[info.cls]}"
     return "a table" if isinstance(info, inspect.StructType) else "a list of tables"

@@ -81,7 +81,7 @@ class Knobs(Table, frozen=True):
     ttl: Ttl | UnsetType = UNSET  # of IPv6: the hop limit; default: the kernel's
     source: str | UnsetType = UNSET  # an IP address of this host; empty: the route's
     interface: str | UnsetType = UNSET  # send and receive by this one only (SO_BINDTODEVICE); empty: by route
-    dont_fragment: bool | UnsetType = UNSET  # never in fragments, whatever path MTU the kernel has heard of
+    dont_fragment: bool | UnsetType = UNSET  # DF on every packet; larger than the path's MTU is not sent
     key_file: str | UnsetType = UNSET  # stamp: authenticated mode, with the key in this file; empty: without
 
 
@@ -296,6 +296,6 @@ def _family(text: str, *, any_address: bool = False) -> int:
         address = ip_address(text)
     except ValueError:
         return 0
-    if not any_address and (address.is_multicast or address.is_unspecified or "%" in text):
+    if not any_address and (address.is_multicast or address.is_unspecified):
         return 0
     return 2 if address.version == 4 else 10

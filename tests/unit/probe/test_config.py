@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from probe.cli import parser
 from probe.settings import AgentSettings, Knobs, Target, load_agent, load_collector
+from probe.target_settings import KINDS
 
 CONFIG = Path(__file__).parents[3] / "config"
 EXAMPLE = CONFIG / "agent.toml"
@@ -39,9 +41,22 @@ def test_the_example_loads_and_what_it_sets_is_the_default() -> None:
     first = settings.target[1]  # it sets nothing but who it is
     for name in knobs:
         default = next(key.default for key in msgspec.structs.fields(Target) if key.name == name)
-        assert getattr(settings.defaults, name) == getattr(first, name) == default, name
+        assert getattr(first, name) == default, name
+        said = getattr(settings.defaults, name)
+        # These differ by kind, or are the kernel's.
+        assert said is UNSET if name in ("size", "port", "ttl") else said == default, name
     assert msgspec.structs.replace(settings, defaults=Knobs()) == plain
     assert settings.agent.state_dir == "/var/lib/coloprobe"
+
+
+def test_it_shows_every_kind_and_what_its_comments_say_of_them() -> None:
+    settings = load_agent(EXAMPLE)
+    assert {target.kind for target in settings.target} == {"icmp", "tcp", "stamp"}
+    text = EXAMPLE.read_text(encoding="utf-8")
+    for name in ("icmp", "stamp"):
+        kind = KINDS[name]
+        assert f"{name} {kind.size} ({kind.smallest} to {kind.largest})" in text
+    assert f"stamp {KINDS['stamp'].port}; tcp and connect need one" in text
 
 
 def test_what_it_only_mentions_is_allowed_too(tmp_path: Path) -> None:

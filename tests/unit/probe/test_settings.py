@@ -68,6 +68,12 @@ def test_a_target_overrides_the_defaults_and_they_the_built_in_ones(tmp_path: Pa
     assert (target.interval, target.size, target.dscp) == (50_000_000, 200, 0)
 
 
+def test_a_clock_may_be_trusted_by_hand(tmp_path: Path) -> None:
+    assert agent(tmp_path, GOOD).host.clock_error is None
+    assert agent(tmp_path, GOOD + '[host]\nclock_error = ""\n').host.clock_error is None
+    assert agent(tmp_path, GOOD + '[host]\nclock_error = "20us"\n').host.clock_error == 20_000
+
+
 def test_settings_are_frozen(tmp_path: Path) -> None:
     with pytest.raises(AttributeError):
         agent(tmp_path, GOOD).agent.id = "other"  # type: ignore[misc]
@@ -200,6 +206,18 @@ AGENT_ERRORS = [
         "window.length: 1h at 5,000 probes/s means remembering 18,010,000 probes in 774 MB (allowed: at most "
         "430 MB: shorter windows and timeouts, longer intervals, fewer flows or smaller bursts)",
     ),
+    (
+        GOOD + '[engine]\nhardware_stamps = "on"\n',
+        'engine.hardware_stamps: \'on\' is not allowed (allowed: "auto" or "off")',
+    ),
+    (
+        GOOD + '[host]\nclock_error = "1m"\n',
+        "host.clock_error: 1m is out of range (allowed: 1ns to 10s)",
+    ),
+    (
+        GOOD + "[host]\nclock_error = 20\n",
+        f"host.clock_error: 20 is not text with a unit (allowed: {DURATIONS})",
+    ),
     (GOOD + '[mqtt]\nurl = "http://b"\n', f"mqtt.url: 'http://b' is not usable (allowed: {MQTT_URLS})"),
     (
         GOOD + '[mqtt]\nurl = "mqtt://a..b:1"\n',
@@ -319,10 +337,19 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 KEYS = st.text(max_size=4) | st.sampled_from(
-    ["agent", "target", "window", "defaults", "id", "name", "address", "length", "size", "interval"]
+    [
+        *("agent", "target", "window", "defaults", "id", "name", "address", "length", "size", "interval"),
+        *("kind", "port", "flows", "burst", "source", "interface", "key_file", "host", "clock_error"),
+    ]
 )
 LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.sampled_from(["10s", "a"])
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(["10s", "a", "tcp", "stamp", "::1"]),
+    st.integers(1, 100),
 )
 DOCUMENTS = st.dictionaries(
     KEYS,
