@@ -1,0 +1,238 @@
+"""Reply numbers of a stateful STAMP reflector in, the way on which each unanswered probe was lost out. Pure.
+
+A stateful reflector counts its replies (RFC 8762, section 4.3). Between two received replies of a flow, every
+number that never came was a reply that was lost on its way back; the other missing probes were lost on their
+way there. Nothing says in which order those went: the ones lost on the way there are said to be first.
+
+    probe  s   7   8   9  10  11          of the numbers from 4 to 6, 5 never came: of 8, 9 and 10
+    number r   4   -   -   -   6          one was lost on the way back, two on the way there
+
+With m(r) = r less how many numbers below r came, a gap between r1 and r2 lacks m(r2) - m(r1) replies: this holds
+where probes overtook each other on the way there, or were duplicated, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.engine.samples import BACKWARD, BLURRED, ERROR, FORWARD, HIDDEN, LOCAL, SENT, Samples
+
+Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_MOST = 1 << 16  # numbers remembered until the next cut that are not of a probe's first reply in time
+
+
+@dataclass(frozen=True)
+class Successions:
+    """How received replies follow each other; arrays of shape (n,), in order of flow and probe."""
+
+    flow: Indices
+    number: NDArray[np.uint32]
+    t2: Indices
+    begins: Mask  # the first one of its flow
+    before: Indices  # the place of the reply with the next lower number that came; -1: there is none here
+    missing: Indices  # m of its number, from some zero
+    epoch: Indices  # numbers of different epochs have nothing to do with each other: a reflector began anew
+    origin: Indices  # where one begins a flow: m of the reply remembered from before, in epoch 0
+
+
+class Numbering:
+    """Follows the numbers of every flow from cut to cut. `flows`: of the whole agent.
+
+    numbers: which flows' reflectors number their replies themselves; set it when that is seen.
+    """
+
+    def __init__(self, flows: int) -> None:
+        self.numbers = np.zeros(flows, np.bool_)
+        # The last reply that was cut off: with which all that is told begins.
+        self._known = np.zeros(flows, np.bool_)
+        self._number = np.zeros(flows, np.uint32)
+        self._t2 = np.zeros(flows, np.int64)
+        self._probe = np.zeros(flows, np.int64)
+        self._open = np.zeros(flows, np.int64)  # probes cut off since then that nobody answered
+        self._doubtful = np.zeros(flows, np.bool_)  # ... among which some may have been answered
+        # Numbers that came besides, as flows and numbers.
+        self._strays: list[tuple[Indices, NDArray[np.uint32]]] = []
+        self._kept = 0
+
+    def stray(self, flows: NDArray[np.integer], numbers: NDArray[np.uint32]) -> None:
+        """Replies came with these numbers that were not their probes' first."""
+        if self._kept + len(flows) > _MOST:
+            self._doubtful[flows] = True
+            return
+        self._strays.append((flows.astype(np.int64), numbers.copy()))
+        self._kept += len(flows)
+
+    def late(self, flows: NDArray[np.integer], probes: Indices, numbers: NDArray[np.uint32]) -> None:
+        """Replies came to probes that had been cut off."""
+        self.stray(flows, numbers)
+        between = probes > self._probe[flows]
+        np.subtract.at(self._open, flows[between], 1)
+
+    def chain(self, flow: Indices, number: NDArray[np.uint32], t2: Indices) -> Successions:
+        """Put received replies, in order of flow and probe, in the order of their numbers.
+
+        `t2`: when their probes came to the reflector; with a lower number, not sooner, it began anew.
+        """
+        count = len(flow)
+        begins = np.ones(count, np.bool_)
+        begins[1:] = flow[1:] != flow[:-1]
+        starts = np.flatnonzero(begins)
+        lengths = np.diff(np.append(starts, count))
+        known = self._known[flow[starts]]
+        reference = np.where(known, self._number[flow[starts]], number[starts])
+        away = (number - np.repeat(reference, lengths)).view(np.int32).astype(np.int64)
+        places = np.arange(count)
+        # Without exceptions: each number above the last, so m = what is away less what came before it.
+        before = np.where(begins, -1, places - 1)
+        missing = away - (places - np.repeat(starts - known, lengths))
+        epoch, origin = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        unruly = np.zeros(count, np.bool_)
+        unruly[1:] = (away[1:] <= away[:-1]) & ~begins[1:]
+        unruly[starts] = known & (away[starts] <= 0)
+        odd = np.unique(np.concatenate([flow[unruly], *(flows for flows, _ in self._strays)]))
+        chain = Successions(flow, number, t2, begins, before, missing, epoch, origin)
+        where = np.searchsorted(flow[starts], odd)
+        for one, place in zip(odd.tolist(), where.tolist(), strict=True):
+            if place < len(starts) and flow[starts[place]] == one:
+                begin = int(starts[place])
+                self._order(chain, one, slice(begin, begin + int(lengths[place])), away)
+        return chain
+
+    def _order(self, chain: Successions, flow: int, part: slice, away: Indices) -> None:
+        """`chain` for one flow of which numbers did not just rise."""
+        known = bool(self._known[flow])
+        reference = self._number[flow] if known else chain.number[part.start]
+        mine, t2 = away[part], chain.t2[part]
+        if known:  # the remembered reply stands in front
+            mine, t2 = np.append(0, mine), np.append(self._t2[flow], t2)
+        falls = np.flatnonzero((mine[1:] <= mine[:-1]) & (t2[1:] >= t2[:-1])) + 1
+        epoch = np.zeros(len(mine), np.int64)
+        epoch[falls] = 1
+        epoch = np.cumsum(epoch)
+        besides = [numbers[flows == flow] for flows, numbers in self._strays]
+        stray = (np.concatenate([np.zeros(0, np.uint32), *besides]) - reference).view(np.int32)
+        missing, before = np.zeros(len(mine), np.int64), np.full(len(mine), -1, np.int64)
+        for era in range(int(epoch[-1]) + 1):
+            members = np.flatnonzero(epoch == era)
+            came = np.unique(np.concatenate([mine[members], stray.astype(np.int64)]))
+            missing[members] = mine[members] - np.searchsorted(came, mine[members])
+            rising = members[np.argsort(mine[members], kind="stable")]
+            before[rising[1:]] = rising[:-1]
+        skip = int(known)
+        chain.missing[part], chain.epoch[part] = missing[skip:], epoch[skip:]
+        before = before[skip:] - skip
+        chain.before[part] = np.where(before >= 0, before + part.start, -1)
+        chain.origin[part.start] = missing[0]
+
+    def tell(
+        self, samples: Samples, first: int, order: Indices, at: Indices, chain: Successions
+    ) -> NDArray[np.uint8]:
+        """On which way each probe was lost, and remember what the next cut begins with.
+
+        Args:
+            samples: the probes of the cut. first: the number of the first.
+            order: their places in order of flow and probe. at: those that were answered, in this order.
+            chain: of the replies to these.
+        """
+        out = np.zeros(len(samples.flow), np.uint8)
+        state = samples.state
+        silent = (samples.rx == 0) & ((state & (SENT | LOCAL)) == SENT)
+        stays = (samples.tx == 0) & samples.stamping[samples.flow]
+        # Our own full buffer hides whether these were answered, or left at all.
+        doubtful = silent & (((state & HIDDEN) != 0) | (stays & ((state & BLURRED) != 0)))
+        gone = silent & ~stays & ~doubtful
+        failed = gone & ((state & ERROR) != 0)
+        out[failed] = FORWARD  # an ICMP error came for it: nobody reflected it
+        lost = gone & ~failed
+        if len(at) and lost.any():
+            self._tell_gaps(out, samples, order, lost, doubtful, chain)
+        self._remember(samples, first, at, chain, lost, doubtful)
+        return out
+
+    def _tell_gaps(
+        self,
+        out: NDArray[np.uint8],
+        samples: Samples,
+        order: Indices,
+        lost: Mask,
+        doubtful: Mask,
+        chain: Successions,
+    ) -> None:
+        """Divide the lost probes of each gap: before an answered probe, back to the one before of its flow."""
+        flow, begins = chain.flow, chain.begins
+        flows = samples.flow[order]
+        answered = np.flatnonzero(samples.rx[order] != 0)
+        starts = np.searchsorted(flows, flow[begins])  # of the flows, in `order`
+        counts = []
+        for mask in (lost, doubtful):
+            total = np.cumsum(mask[order])
+            base = np.empty(len(flow), np.int64)
+            base[1:] = total[answered[:-1]]
+            base[begins] = total[starts] - mask[order[starts]]
+            counts.append((total, base))
+        (total, base), (doubts, doubts_base) = counts
+        # What was cut off since the remembered reply comes first.
+        earlier = np.where(begins, np.maximum(self._open[flow], 0), 0)
+        losses = total[answered] - base + earlier
+        last, epoch = np.empty(len(flow), np.int64), np.zeros(len(flow), np.int64)
+        last[1:], epoch[1:] = chain.missing[:-1], chain.epoch[:-1]
+        last[begins], epoch[begins] = chain.origin[begins], 0
+        back = np.abs(chain.missing - last)
+        told = self.numbers[flow] & (chain.epoch == epoch) & (back <= losses)
+        told &= (doubts[answered] == doubts_base) & (~begins | self._known[flow])
+        told &= ~(begins & self._doubtful[flow])
+        gaps = np.flatnonzero(lost[order])
+        ends = np.searchsorted(answered, gaps)
+        closed = ends < len(flow)
+        gaps, ends = gaps[closed], ends[closed]
+        closed = (flow[ends] == flows[gaps]) & told[ends]
+        gaps, ends = gaps[closed], ends[closed]
+        nth = total[gaps] - base[ends] + earlier[ends]  # from 1
+        out[order[gaps]] = np.where(nth <= (losses - back)[ends], FORWARD, BACKWARD)
+
+    def _remember(
+        self, samples: Samples, first: int, at: Indices, chain: Successions, lost: Mask, doubtful: Mask
+    ) -> None:
+        """Take down of each flow the last answered probe that is cut off, and what is open behind it."""
+        within = np.flatnonzero(at < samples.inside)
+        flow = chain.flow[within]
+        final = np.ones(len(within), np.bool_)
+        final[:-1] = flow[1:] != flow[:-1]
+        last, flow = within[final], flow[final]
+        self._keep_strays(within, last, flow, chain)
+        self._known[flow] = True
+        self._number[flow], self._t2[flow] = chain.number[last], chain.t2[last]
+        self._probe[flow] = first + at[last]
+        self._open[flow], self._doubtful[flow] = 0, False
+        latest = self._probe - first  # by flow
+        for mask in (lost, doubtful):
+            rows = np.flatnonzero(mask[: samples.inside])
+            rows = rows[rows > latest[samples.flow[rows]]]
+            if mask is lost:
+                self._open += np.bincount(samples.flow[rows], minlength=len(self._open))
+            else:
+                self._doubtful[samples.flow[rows]] = True
+
+    def _keep_strays(self, within: Indices, last: Indices, flow: Indices, chain: Successions) -> None:
+        """Of numbers that came already, keep those above the last one: replies below them are not missing."""
+        numbers, flows = chain.number[within], chain.flow[within]
+        above = np.zeros(len(self._number), np.uint32)
+        above[flow] = chain.number[last]
+        era = np.zeros(len(self._number), np.int64)
+        era[flow] = chain.epoch[last]
+        keep = (chain.epoch[within] == era[flows]) & ((numbers - above[flows]).view(np.int32) > 0)
+        strays, self._strays, self._kept = self._strays, [], 0
+        if keep.any():
+            self.stray(flows[keep], numbers[keep])
+        closed = np.zeros(len(self._number), np.bool_)
+        closed[flow] = True
+        for some, them in strays:
+            stays = np.where(closed[some], (them - above[some]).view(np.int32) > 0, self._known[some])
+            stays &= era[some] == 0
+            if stays.any():
+                self.stray(some[stays], them[stays])
