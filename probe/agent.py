@@ -24,16 +24,17 @@ from probe import __version__
 from probe.clock import SECOND, Clock, SystemClock
 from probe.engine.engine import Notice
 from probe.engine.samples import Cut
-from probe.errors import ColoprobeError, ResolveError, SettingsError, SpoolError
+from probe.errors import ColoprobeError, SettingsError, SpoolError
 from probe.host.clock import clock_state
 from probe.host.process import cpu_ns, give_memory_back, rss_bytes
 from probe.measurement import COUNTERS, Measurement, build
+from probe.naming import keep_names
 from probe.preparing import load_late_imports, own_state_dir
 from probe.reporting import Reporter
 from probe.service import serve
 from probe.settings import AgentSettings, digest, load_agent, read_secret
 from probe.sockets.privileges import drop_privileges
-from probe.targets import resolve_all
+from probe.targets import Asked
 from probe.telemetry.batches import Batcher
 from probe.telemetry.lines import Value, encode, series_text
 from probe.telemetry.points import event_line
@@ -46,7 +47,6 @@ log = logging.getLogger(__name__)
 # Closed windows that may wait for the event loop: so many in any case, more only while they hold few probes
 # (where windows are short, dozens are closed at once at the end). What is beyond is dropped and counted.
 PENDING_CUTS, PENDING_PROBES = 16, 1 << 20
-RESOLVE_EVERY_S = 30.0
 GOODBYE = 5 * SECOND  # at the end, for acknowledgements of what was just spooled
 # A clock set back by less could give two `agent` lines one time; by more, only by a miracle.
 SAME_HEAD = SECOND
@@ -182,7 +182,7 @@ class Agent:
             for name, work in (
                 ("uplink", self.uplink.run()),
                 ("windows", self._consume()),
-                ("names", self._resolve_later()),
+                ("names", keep_names(lambda: self._runs[-1].measurement, self._moved, self._replace)),
                 ("ways", ways),
                 ("reload", self._reload_loop()),
             )
@@ -327,16 +327,11 @@ class Agent:
 
     # -- changes while running -------------------------------------------------------------------------------
 
-    async def _resolve_later(self) -> None:
-        """Try names again that had no address; when one has, measure it too."""
-        while True:
-            await asyncio.sleep(RESOLVE_EVERY_S)
-            waiting = {m.target.address for m in self._runs[-1].measurement.unmeasured if m.unresolved}
-            found = await asyncio.to_thread(resolve_all, waiting) if waiting else {}
-            names = [name for name, address in found.items() if not isinstance(address, ResolveError)]
-            if names:
-                log.info("there is an address now for %s", ", ".join(sorted(names)))
-                await self._replace()
+    def _moved(self, asked: Asked, text: str) -> None:
+        log.info("%s", text)
+        for target in self._settings.target:
+            if (target.address, target.family) == asked:
+                self._event("address", text, {"target": target.name})
 
     async def _reload_loop(self) -> None:
         while True:
@@ -394,7 +389,7 @@ def run_agent(file: Path) -> int:
     settings = load_agent(file)
     agent = Agent(settings, str(file))
     agent.prepare()
-    rate = sum(SECOND / target.interval for target in settings.target)
+    rate = sum(target.rate for target in settings.target)
     log.info("agent %s: %d targets, %.0f probes/s", settings.agent.id, len(settings.target), rate)
     with closing(agent):
         return serve(agent.run, agent.reload)

@@ -134,9 +134,9 @@ def _clock() -> Finding:
 def _names(agent: AgentSettings) -> Iterator[Finding]:
     from probe.targets import resolve_all
 
-    addresses = resolve_all(target.address for target in agent.target)
+    addresses = resolve_all((target.address, target.family) for target in agent.target)
     for target in agent.target:
-        address = addresses[target.address]
+        address = addresses[target.address, target.family]
         if isinstance(address, ResolveError):
             yield Finding(
                 f"target {target.name}",
@@ -153,8 +153,10 @@ def _ways(agent: AgentSettings) -> Iterator[Finding]:
     from probe.targets import resolve_all
     from probe.ways import STAMP, choose
 
-    addresses = resolve_all(target.address for target in agent.target)
-    members = [(t, a) for t in agent.target if not isinstance(a := addresses[t.address], ResolveError)]
+    addresses = resolve_all((target.address, target.family) for target in agent.target)
+    members = [
+        (t, a) for t in agent.target if not isinstance(a := addresses[t.address, t.family], ResolveError)
+    ]
     for (target, _), way in zip(members, choose(members), strict=True):
         part = f"engine.backend for {target.name}"
         if isinstance(way, Hop):

@@ -3,34 +3,29 @@ aside."""
 
 from __future__ import annotations
 
-import secrets
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
 from probe.clock import SECOND, Clock
-from probe.engine.channel import Channel, Flow
+from probe.engine.channel import Channel
 from probe.engine.engine import DRAIN_EVERY, Engine, Notice
 from probe.engine.samples import Cut
 from probe.engine.schedule import Schedule
-from probe.errors import PrivilegeError, ResolveError, SocketError
+from probe.errors import ResolveError
 from probe.host.interfaces import stamped
-from probe.host.netlink import Hop
 from probe.host.processors import load
 from probe.settings import AgentSettings, Target
-from probe.sockets.opening import SocketOptions, open_icmp
-from probe.sockets.packet_socket import ProbeSocket
+from probe.sharing import Group, open_groups, streams_of
 from probe.sockets.ring import RingSocket
-from probe.sockets.ring_opening import Secret
-from probe.targets import Address, resolve_all
+from probe.targets import Address, Asked, resolve_all
 from probe.telemetry.lines import series_text
-from probe.ways import Follower, choose
+from probe.ways import Follower
 
-_CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct ICMP identifiers
-_JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
-
+# Makes the schedule of a channel whose flows belong to these targets.
+Plan = Callable[[Sequence[Target], np.random.Generator], Schedule]
 
 # What `Measurement.counters` counts: fields of the measurement `agent`.
 COUNTERS = (
@@ -53,11 +48,26 @@ class Measurement:
     """One engine and what its flow indices stand for."""
 
     engine: Engine
-    tags: list[Mapping[str, str]]  # per flow
-    series: list[str]  # per flow: measurement and tags of its `probe` line
+    target_tags: list[Mapping[str, str]]
+    targets: list[tuple[int, int]]  # of each: its first flow, and how many it has
     unmeasured: list[Unmeasured]
-    addresses: Mapping[str, Address] = field(default_factory=dict)  # of every host that is measured
+    addresses: Mapping[Asked, Address] = field(default_factory=dict)  # of every host that is measured
     follower: Follower | None = None  # where whole frames are sent, or would be
+    tags: list[Mapping[str, str]] = field(init=False)  # per flow
+    series: list[str] = field(init=False)  # per flow: measurement and tags of its `probe` line
+    target_series: list[str] = field(init=False)  # the same, per target
+
+    def __post_init__(self) -> None:
+        self.target_series = [series_text("probe", tags) for tags in self.target_tags]
+        self.tags, self.series = [], []
+        for tags, whole, (_, flows) in zip(self.target_tags, self.target_series, self.targets, strict=True):
+            if flows == 1:
+                self.tags.append(tags)
+                self.series.append(whole)
+                continue
+            each = [{**tags, "flow": str(lane)} for lane in range(flows)]
+            self.tags += each
+            self.series += [series_text("probe", one) for one in each]
 
     def close(self) -> None:
         """Give every socket back."""
@@ -98,68 +108,6 @@ class Measurement:
         }
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Targets that one socket serves."""
-
-    socket: ProbeSocket
-    members: list[tuple[Target, Address]]
-    secret: Secret
-
-
-def _open(
-    members: Sequence[tuple[Target, Address]], settings: AgentSettings, clock: Clock
-) -> tuple[list[_Group], list[Unmeasured], Follower | None]:
-    """Open what the targets need. Raises: PrivilegeError where the kernel allows no probe socket at all."""
-    ways: Sequence[Hop | str] = [""] * len(members)
-    if settings.engine.backend == "ring":
-        ways = choose(members)
-    # What one socket fixes for all its flows: family, DSCP, whether its rows are large, interface (0: any).
-    groups: dict[tuple[int, int, bool, int], list[tuple[Target, Address, Hop | str]]] = {}
-    for (target, address), way in zip(members, ways, strict=True):
-        outlet = way.index if isinstance(way, Hop) else 0
-        key = address.family, target.dscp, target.size > _JUMBO, outlet
-        groups.setdefault(key, []).append((target, address, way))
-    opened: list[_Group] = []
-    problems: list[Unmeasured] = []
-    waiting = [(t, a, way) for (t, a), way in zip(members, ways, strict=True) if isinstance(way, str) and way]
-    follower = Follower(waiting, clock.mono()) if settings.engine.backend == "ring" else None
-    next_id = {int(f): secrets.randbelow(1 << 16) for f in (socket.AF_INET, socket.AF_INET6)}
-    for (family, dscp, _, outlet), everybody in groups.items():
-        for at in range(0, len(everybody), _CHANNEL_FLOWS):
-            part = everybody[at : at + _CHANNEL_FLOWS]
-            size = max(target.size for target, _, _ in part)
-            options = SocketOptions(family, dscp, size, int(settings.engine.receive_buffer))
-            secret = Secret(secrets.token_bytes(8), next_id[family], len(part))
-            next_id[family] += len(part)
-            pairs = [(target, address) for target, address, _ in part]
-            hops = [way for _, _, way in part if isinstance(way, Hop)]
-            try:
-                if outlet and follower is not None and (ring := follower.open(options, pairs, hops, secret)):
-                    opened.append(_Group(ring, pairs, secret))
-                else:
-                    opened.append(_Group(open_icmp(options), pairs, secret))
-            except PrivilegeError:
-                raise
-            except SocketError as problem:
-                problems.extend(Unmeasured(target, str(problem)) for target, _ in pairs)
-    for family in next_id:
-        _divide([group for group in opened if group.socket.family == family])
-    return opened, problems, follower
-
-
-def _divide(groups: list[_Group]) -> None:
-    """Give each raw socket of a family its own replies, and strangers' to the first: all get a copy of every
-    one,
-    and it would cost as much to read what is others', and fill their buffers."""
-    if len(groups) > 1:
-        first, *others = groups
-        ids = sum(group.secret.ids for group in others)
-        first.socket.dismiss(first.secret.first_id + first.secret.ids, ids)
-        for group in others:
-            group.socket.admit(group.secret.first_id, group.secret.ids)
-
-
 def tags_of(settings: AgentSettings, target: Target) -> dict[str, str]:
     """The tags of a target's points."""
     return {
@@ -178,60 +126,44 @@ def build(
     clock: Clock,
     on_cut: Callable[[Cut], None],
     on_notice: Callable[[Notice], None],
-    known: Mapping[str, Address] | None = None,
+    known: Mapping[Asked, Address] | None = None,
+    *,
+    plan: Plan | None = None,
+    drain_every: int = DRAIN_EVERY,
 ) -> Measurement:
     """Resolve every target, open the sockets that they need, and plan their probes.
 
-    `known`: addresses found earlier, for hosts that name servers have no answer for now.
+    known: addresses found earlier, for hosts that name servers have no answer for now.
+    plan: makes the schedule of a channel, in place of what the targets' settings say.
+    drain_every: how long replies may wait unread, ns.
     Raises: PrivilegeError where the kernel allows no probe socket at all.
     """
+    plan = plan or _schedule
     unmeasured: list[Unmeasured] = []
     members: list[tuple[Target, Address]] = []
-    found = resolve_all(target.address for target in settings.target)
-    addresses: dict[str, Address] = {}
+    found = resolve_all(((target.address, target.family) for target in settings.target), known)
+    addresses: dict[Asked, Address] = {}
     for target in settings.target:
-        address = found[target.address]
+        asked = target.address, target.family
+        address = found[asked]
         if isinstance(address, ResolveError):
-            earlier = known.get(target.address) if known else None
+            earlier = known.get(asked) if known else None
             if earlier is None:
                 unmeasured.append(Unmeasured(target, str(address), unresolved=True))
                 continue
             address = earlier
-        addresses[target.address] = address
+        addresses[asked] = address
         members.append((target, address))
-    opened, problems, follower = _open(members, settings, clock)
-    unmeasured += problems
-    flows = sum(len(group.members) for group in opened)
+    shared = open_groups(streams_of(members), settings, clock)
+    unmeasured += [Unmeasured(target, reason) for target, reason in shared.problems]
+    measured = _measured(members, shared.groups)
+    flows = sum(target.flows for target in measured.values())
+    first = dict(zip(measured, accumulate((t.flows for t in measured.values()), initial=0), strict=False))
     rng = np.random.default_rng()
-    channels = []
-    measured: list[Target] = []
-    for group in opened:
-        part, ring = group.members, isinstance(group.socket, RingSocket)
-        intervals = [int(target.interval) for target, _ in part]
-        schedule = Schedule(intervals, [target.schedule == "poisson" for target, _ in part], rng)
-        # A ring is told of every packet by the tap, whatever the driver can do.
-        sure = [True] * len(part) if ring else stamped((a.family, a.sockaddr) for _, a in part)
-        streams = [
-            Flow(len(measured) + i, address.sockaddr, target.size, sure[i])
-            for i, (target, address) in enumerate(part)
-        ]
-        measured.extend(target for target, _ in part)
-        # A window, the timeout after it, what a late tick or a second of backlog adds, and how long a reply
-        # may
-        # wait unread.
-        span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND + DRAIN_EVERY
-        capacity = int(sum(span / interval + 2 for interval in intervals)) + 1024
-        channels.append(
-            Channel(
-                group.socket,
-                streams,
-                schedule,
-                capacity=capacity,
-                all_flows=flows,
-                token=group.secret.token,
-                base_id=group.secret.first_id,
-            )
-        )
+    channels = [
+        _channel(group, [first[s.target.name] + s.lane for s in group.streams], flows, settings, plan, rng)
+        for group in shared.groups
+    ]
     engine = Engine(
         channels,
         clock,
@@ -242,10 +174,61 @@ def build(
         on_cut=on_cut,
         on_notice=on_notice,
         load=load,
+        drain_every=drain_every,
     )
-    tags = [tags_of(settings, target) for target in measured]
+    target_tags: list[Mapping[str, str]] = [tags_of(settings, target) for target in measured.values()]
     measurement = Measurement(
-        engine, list(tags), [series_text("probe", t) for t in tags], unmeasured, addresses, follower
+        engine,
+        target_tags,
+        [(first[t.name], t.flows) for t in measured.values()],
+        unmeasured,
+        addresses,
+        shared.follower,
     )
     measurement.know()
     return measurement
+
+
+def _measured(members: Sequence[tuple[Target, Address]], groups: Sequence[Group]) -> dict[str, Target]:
+    """The targets, in their order, of which at least one flow has a socket."""
+    served = {stream.target.name for group in groups for stream in group.streams}
+    return {target.name: target for target, _ in members if target.name in served}
+
+
+def _channel(
+    group: Group,
+    indices: list[int],
+    flows: int,
+    settings: AgentSettings,
+    plan: Plan,
+    rng: np.random.Generator,
+) -> Channel:
+    """The channel of a group whose flows have these indices, of `flows` in all."""
+    streams = group.streams
+    # A ring is told of every packet by the tap, whatever the driver can do.
+    ring = isinstance(group.socket, RingSocket)
+    sure = [True] * len(streams) if ring else stamped((s.address.family, s.address.sockaddr) for s in streams)
+    # A window, the timeout after it, what a late tick or a second of backlog adds, and how long a reply may
+    # wait unread.
+    span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND + DRAIN_EVERY
+    capacity = int(sum((span / s.target.interval + 2) * s.target.burst for s in streams)) + 1024
+    return Channel(
+        group.socket,
+        group.flows(indices, sure),
+        plan([s.target for s in streams], rng),
+        capacity=capacity,
+        all_flows=flows,
+        token=group.secret.token,
+        base_id=group.secret.first_id,
+        speak=group.speak,
+        reflecting=group.kind == "stamp",
+    )
+
+
+def _schedule(targets: Sequence[Target], rng: np.random.Generator) -> Schedule:
+    return Schedule(
+        [int(target.interval) for target in targets],
+        [target.schedule == "poisson" for target in targets],
+        rng,
+        [target.burst for target in targets],
+    )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,28 @@ RECHECK = 60 * SECOND  # what nobody announces is looked at this often
 
 
 def choose(members: Sequence[tuple[Target, Address]]) -> list[Hop | str]:
-    """The way to each target by an Ethernet interface, or why it has to be a raw socket."""
-    wanted = [Wanted(address.family, address.sockaddr, target.dscp) for target, address in members]
-    hops = find_hops(wanted, WAIT_S)
-    return [_usable(hop, target) for hop, (target, _) in zip(hops, members, strict=True)]
+    """The way to each target by an Ethernet interface, or why it has to be a raw socket.
+
+    Empty where that is no loss: no other kind than icmp was ever sent as whole frames.
+    """
+    ways: list[Hop | str] = [_unsuited(target, address) for target, address in members]
+    suited = [n for n, (target, _) in enumerate(members) if target.kind == "icmp" and not ways[n]]
+    wanted = [Wanted(members[n][1].family, members[n][1].sockaddr, members[n][0].dscp) for n in suited]
+    for n, hop in zip(suited, find_hops(wanted, WAIT_S) if wanted else (), strict=True):
+        ways[n] = _usable(hop, members[n][0])
+    return ways
+
+
+def _unsuited(target: Target, address: Address) -> str:
+    """What a target asks for that only the kernel's IP layer does; empty: nothing."""
+    if target.kind != "icmp":
+        return ""
+    for key in ("source", "interface", "ttl", "dont_fragment"):
+        if getattr(target, key):
+            return f"`{key}` is for the kernel to heed"
+    if target.flows > 1 and address.family == socket.AF_INET6:
+        return "each flow has a flow label, which the kernel writes"
+    return ""
 
 
 def _usable(hop: Hop | str, target: Target) -> Hop | str:
@@ -80,7 +99,7 @@ class Follower:
         changes: Callable[[], Changes] = Changes,
     ) -> None:
         self._rings: list[_Ring] = []
-        self._waiting = list(waiting)
+        self._waiting = [each for each in waiting if not _unsuited(*each[:2])]
         self._refused: dict[str, list[str]] = {}  # why there is no ring: for whom
         for target, _, reason in waiting:
             self._refused.setdefault(reason, []).append(target.name)

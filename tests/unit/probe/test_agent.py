@@ -17,20 +17,22 @@ import pytest
 
 import probe.agent
 import probe.measurement
+import probe.naming
 import probe.preparing
+import probe.sharing
 from probe.agent import Agent
 from probe.clock import MILLISECOND, SECOND, ManualClock
 from probe.errors import ResolveError, SocketError, SpoolError
 from probe.settings import AgentSettings, agent_from, digest
 from probe.sockets.opening import open_icmp
-from probe.targets import Address, resolve, resolve_all
+from probe.targets import Address, Asked, resolve, resolve_all
 from probe.telemetry.batches import HOLD
 from probe.telemetry.lines import Point
 from tests.system.commands import spooled
 
 pytestmark = pytest.mark.icmp
 DEADLINE_S = 30.0
-Hosts = dict[str, Address | ResolveError]
+Hosts = dict[Asked, Address | ResolveError]
 
 
 @pytest.fixture(autouse=True)
@@ -149,10 +151,10 @@ def test_a_stop_during_a_change_loses_nothing_and_leaves_no_engine(
     building, go_on = threading.Event(), threading.Event()
     real = resolve_all
 
-    def slowly(hosts: Any) -> Hosts:
+    def slowly(asked: Any, known: Any) -> Hosts:
         building.set()
         assert go_on.wait(DEADLINE_S)
-        return real(hosts)
+        return real(asked, known)
 
     changes: list[asyncio.Task[None]] = []
 
@@ -222,17 +224,17 @@ def test_a_name_is_tried_again_and_a_socket_is_not(tmp_path: Path, monkeypatch: 
             raise SocketError("cannot open an IPv6 probe socket: Address family not supported by protocol")
         return open_icmp(options)
 
-    answers: Hosts = {"gateway.invalid": ResolveError("no name server")}
+    answers: dict[str, Address | ResolveError] = {"gateway.invalid": ResolveError("no name server")}
     asked: list[set[str]] = []
 
-    def ask(hosts: Any) -> Hosts:
-        asked.append(set(hosts))
-        return {host: answers.get(host) or resolve(host) for host in asked[-1]}
+    def ask(hosts: Any, _known: Any) -> Hosts:
+        asked.append({host for host, _ in hosts})
+        return {(host, 0): answers.get(host) or resolve(host) for host in asked[-1]}
 
-    monkeypatch.setattr(probe.measurement, "open_icmp", no_ipv6)
+    monkeypatch.setattr(probe.sharing, "open_icmp", no_ipv6)
     monkeypatch.setattr(probe.measurement, "resolve_all", ask)
-    monkeypatch.setattr(probe.agent, "resolve_all", ask)
-    monkeypatch.setattr(probe.agent, "RESOLVE_EVERY_S", 0.01)
+    monkeypatch.setattr(probe.naming, "resolve_all", ask)
+    monkeypatch.setattr(probe.naming, "EVERY_S", 0.01)
     everything = {"127.0.0.1", "::1", "gateway.invalid"}
 
     async def work() -> None:
@@ -243,9 +245,10 @@ def test_a_name_is_tried_again_and_a_socket_is_not(tmp_path: Path, monkeypatch: 
         answers["gateway.invalid"] = resolve("127.0.0.3")
         await until(lambda: first not in agent._runs, "it is measured")
         assert [missing.target.name for missing in agent._runs[-1].measurement.unmeasured] == ["::1"]
-        count, known = len(asked), agent.spool.last
+        current, known = agent._runs[-1], agent.spool.last
         await until(lambda: agent.spool.last > known + 3, "it measures on")
-        assert len(asked) == count
+        assert agent._runs[-1] is current
+        assert all(hosts == {"gateway.invalid"} for hosts in asked[1:] if hosts != everything)
 
     agent = Agent(settings(tmp_path, *sorted(everything)), "agent.toml")
     drive(agent, work)
@@ -256,7 +259,7 @@ def test_a_name_that_is_measured_stays_so_when_name_servers_fall_silent(
 ) -> None:
     one = settings(tmp_path, "gateway.invalid")
     answer: list[Address | ResolveError] = [resolve("127.0.0.3")]
-    monkeypatch.setattr(probe.measurement, "resolve_all", lambda hosts: dict.fromkeys(hosts, answer[0]))
+    monkeypatch.setattr(probe.measurement, "resolve_all", lambda asked, _: dict.fromkeys(asked, answer[0]))
 
     async def work() -> None:
         answer[0] = ResolveError("no name server")

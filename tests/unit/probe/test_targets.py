@@ -125,7 +125,7 @@ def test_names_are_asked_for_side_by_side_and_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket, "getaddrinfo", names)
     before = threading.active_count()
     hosts = ["127.0.0.1", "good.example", "bad.example", "::1", "best.example", "good.example"]
-    found = resolve_all(hosts)
+    found = {host: outcome for (host, _), outcome in resolve_all((host, 0) for host in hosts).items()}
     assert threading.active_count() == before
     assert sorted(names.asked) == ["bad.example", "best.example", "good.example"]
     assert set(found) == set(hosts)

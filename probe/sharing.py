@@ -1,0 +1,183 @@
+"""Targets with their addresses in, the sockets that serve them out: which flows share one, and which cannot.
+
+A target has one flow or several. What a socket fixes for all its packets (family, DSCP, TTL, source, interface,
+DF) divides flows into groups; STAMP's flows also differ in their source port, so each needs a socket of its own,
+shared with the same flow of every other target.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from probe.clock import Clock
+from probe.engine.dialect import Flow, Speak
+from probe.engine.echo import Echo
+from probe.errors import PrivilegeError, SocketError
+from probe.host.netlink import Hop
+from probe.settings import AgentSettings, Target
+from probe.sockets.opening import SocketOptions, open_icmp
+from probe.sockets.packet_socket import ProbeSocket
+from probe.sockets.ring_opening import Secret
+from probe.targets import Address
+from probe.ways import Follower, choose
+
+_CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct 16-bit identifiers
+_JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
+_LABELS = (1 << 20) - 1  # IPv6 flow labels have 20 bits
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One flow to be: the `lane`-th of its target."""
+
+    target: Target
+    address: Address
+    lane: int = 0
+    label: int = 0  # IPv6 flow label; 0: the kernel's choice
+
+    def destination(self, port: int) -> bytes:
+        """The sockaddr for the kernel: sockaddr_in has the port at byte 2, sockaddr_in6 the label at byte 4."""
+        raw = self.address.sockaddr
+        label = self.label.to_bytes(4, "big") if self.address.family == socket.AF_INET6 else raw[4:8]
+        return raw[:2] + port.to_bytes(2, "big") + label + raw[8:]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Flows that one socket serves."""
+
+    socket: ProbeSocket
+    streams: list[Stream]
+    secret: Secret
+    speak: Speak = Echo
+    kind: str = "icmp"
+
+    def flows(self, indices: Sequence[int], stamped: Sequence[bool]) -> list[Flow]:
+        """For its channel: `indices` into the agent's list of flows, in the order of the streams."""
+        made = []
+        for stream, index, sure in zip(self.streams, indices, stamped, strict=True):
+            target = stream.target
+            # A raw socket has no use for a port, and on IPv6 takes it for the protocol's number.
+            there = stream.destination(target.port if self.kind in ("stamp", "connect") else 0)
+            made.append(Flow(index, there, target.size, sure, stream.lane, target.port))
+        return made
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What could be opened, and for whom what could not."""
+
+    groups: list[Group]
+    problems: list[tuple[Target, str]]
+    follower: Follower | None
+
+
+def streams_of(members: Sequence[tuple[Target, Address]]) -> list[Stream]:
+    """Every flow, those of one target one after the other. Flow labels are random, and fixed from here on."""
+    made = []
+    for target, address in members:
+        labelled = target.flows > 1 and address.family == socket.AF_INET6
+        first = secrets.randbelow(_LABELS) if labelled else 0
+        for lane in range(target.flows):
+            label = (first + lane) % _LABELS + 1 if labelled else 0
+            made.append(Stream(target, address, lane, label))
+    return made
+
+
+def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock) -> Shared:
+    """Open what the flows need. Raises: PrivilegeError where the kernel allows no probe socket at all."""
+    ring = settings.engine.backend == "ring"
+    ways: Sequence[Hop | str] = [""] * len(streams)
+    if ring:
+        ways = choose([(s.target, s.address) for s in streams])
+    waiting = {
+        (s.target.name, way): (s.target, s.address, way)
+        for s, way in zip(streams, ways, strict=True)
+        if isinstance(way, str) and way
+    }
+    shared = Shared([], [], Follower(list(waiting.values()), clock.mono()) if ring else None)
+    together = sorted(zip(streams, ways, strict=True), key=_key)
+    next_id = secrets.randbelow(1 << 16)
+    refusal: PrivilegeError | None = None
+    for _, members in groupby(together, _key):
+        everybody = list(members)
+        for at in range(0, len(everybody), _CHANNEL_FLOWS):
+            part = everybody[at : at + _CHANNEL_FLOWS]
+            secret = Secret(secrets.token_bytes(8), next_id & 0xFFFF, len(part))
+            next_id += len(part)
+            flows = [stream for stream, _ in part]
+            try:
+                shared.groups.append(_open(flows, [way for _, way in part], settings, clock, secret, shared))
+            except SocketError as problem:
+                refusal = problem if isinstance(problem, PrivilegeError) else refusal
+                names = {stream.target.name: stream.target for stream in flows}
+                shared.problems.extend((target, str(problem)) for target in names.values())
+    if refusal is not None and not shared.groups:
+        raise refusal
+    for family in (socket.AF_INET, socket.AF_INET6):
+        _divide([g for g in shared.groups if g.socket.family == family and g.kind == "icmp"])
+    return shared
+
+
+Bound = tuple[Stream, "Hop | str"]  # a flow, and the way for whole frames if it has one
+
+
+def _key(bound: Bound) -> tuple[str | int | bool, ...]:
+    """What one socket fixes for all its flows, and whether its rows are large."""
+    stream, way = bound
+    target = stream.target
+    return (
+        *(target.kind, int(stream.address.family), target.dscp, target.ttl, target.source, target.interface),
+        *(target.dont_fragment, target.size > _JUMBO, target.key_file),
+        stream.lane if target.kind in ("stamp",) else 0,
+        way.index if isinstance(way, Hop) else 0,
+    )
+
+
+def _open(
+    streams: list[Stream],
+    ways: Sequence[Hop | str],
+    settings: AgentSettings,
+    clock: Clock,
+    secret: Secret,
+    shared: Shared,
+) -> Group:
+    """One group's socket. Raises: SocketError."""
+    target, address = streams[0].target, streams[0].address
+    options = SocketOptions(
+        address.family,
+        target.dscp,
+        max(stream.target.size for stream in streams),
+        int(settings.engine.receive_buffer),
+        target.ttl,
+        target.source,
+        target.interface,
+        target.dont_fragment,
+    )
+    if target.kind == "icmp":
+        hops = [way for way in ways if isinstance(way, Hop)]
+        if hops and shared.follower is not None:
+            pairs = [(stream.target, stream.address) for stream in streams]
+            ring = shared.follower.open(options, pairs, hops, secret)
+            if ring is not None:
+                return Group(ring, streams, secret)
+        return Group(open_icmp(options), streams, secret)
+    raise SocketError(f"kind {target.kind!r} is not there yet")
+
+
+def _divide(groups: list[Group]) -> None:
+    """Give each raw ICMP socket of a family its own replies, and strangers' to the first: all get a copy of
+    every one, and it would cost as much to read what is others', and fill their buffers."""
+    if len(groups) > 1:
+        first, *others = groups
+        begin = first.secret.first_id + first.secret.ids
+        many = sum(group.secret.ids for group in others)
+        # Identifiers were given out in this order, some perhaps to groups that could not be opened.
+        span = (others[-1].secret.first_id + others[-1].secret.ids - begin) & 0xFFFF
+        first.socket.dismiss(begin, max(many, span))
+        for group in others:
+            group.socket.admit(group.secret.first_id, group.secret.ids)
