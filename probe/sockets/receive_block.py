@@ -17,18 +17,18 @@ _HEADER = abi.MMSGHDR.itemsize
 
 
 class ReceiveBlock:
-    """Memory for BLOCK messages that the kernel fills: headers, data, control bytes, sources.
+    """Memory for `rows` messages that the kernel fills: headers, data, control bytes, sources.
 
     `kept`: bytes of data of each message.
     """
 
-    def __init__(self, control: np.dtype[np.void], names: bool, kept: int = PITCH) -> None:
-        self.headers = np.zeros(BLOCK, abi.MMSGHDR)
-        self.data = np.zeros((BLOCK, kept), np.uint8)
-        self.control = np.zeros(BLOCK, control)
-        self.names = np.zeros((BLOCK, abi.SOCKADDR), np.uint8)
-        self._iov = np.zeros(BLOCK, abi.IOVEC)
-        index = np.arange(BLOCK, dtype=np.uint64)
+    def __init__(self, control: np.dtype[np.void], names: bool, kept: int = PITCH, rows: int = BLOCK) -> None:
+        self.headers = np.zeros(rows, abi.MMSGHDR)
+        self.data = np.zeros((rows, kept), np.uint8)
+        self.control = np.zeros(rows, control)
+        self.names = np.zeros((rows, abi.SOCKADDR), np.uint8)
+        self._iov = np.zeros(rows, abi.IOVEC)
+        index = np.arange(rows, dtype=np.uint64)
         self._iov["base"] = self.data.ctypes.data + index * kept
         self._iov["len"] = kept
         self.headers["iov"] = self._iov.ctypes.data + index * abi.IOVEC.itemsize
@@ -40,6 +40,7 @@ class ReceiveBlock:
         self._name_space = abi.SOCKADDR if names else 0
         self.headers["controllen"] = self._control_space
         self.headers["namelen"] = self._name_space
+        self._room = rows
         self._held = 0  # messages that wait here to be looked at
         self.odd = False  # the last messages changed lengths that the kernel reads as the space it may use
         self._used = 0  # rows that were written since the lengths were set
@@ -56,9 +57,9 @@ class ReceiveBlock:
             self.headers["namelen"][: self._used] = self._name_space
             self.odd, self._used = False, 0
         for _ in range(8):
-            if self._held == BLOCK:
+            if self._held == self._room:
                 return
-            count = abi.recvmmsg(fd, self._at + self._held * _HEADER, BLOCK - self._held, flags)
+            count = abi.recvmmsg(fd, self._at + self._held * _HEADER, self._room - self._held, flags)
             if count >= 0:
                 self._held += count
                 return
