@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
 
 from probe.engine.samples import Cut
-from probe.measurement import Measurement
 from probe.telemetry.points import histogram_lines, le_place, probe_lines
 from probe.windows.histogram import Histogram
-from probe.windows.summary import pieces, summarise
+from probe.windows.layout import Layout, pieces
+from probe.windows.summary import summarise
 
 _PIECE = 1 << 13  # samples: what is made of so many, lines included, stays in a processor's cache
+
+
+class Measured(Protocol):
+    """What flow indices stand for; `probe.measurement.Measurement` is one.
+
+    tags, series: per flow, with the tag `flow` where its target has several.
+    targets: (first flow, number of flows), in the order of flows; target_tags, target_series: per target.
+    """
+
+    @property
+    def tags(self) -> Sequence[Mapping[str, str]]: ...
+    @property
+    def series(self) -> Sequence[str]: ...
+    @property
+    def targets(self) -> Sequence[tuple[int, int]]: ...
+    @property
+    def target_tags(self) -> Sequence[Mapping[str, str]]: ...
+    @property
+    def target_series(self) -> Sequence[str]: ...
 
 
 class Reporter:
     """The lines of one measurement; `histogram` and `timeout` in ns."""
 
-    def __init__(self, measurement: Measurement, histogram: int, timeout: int) -> None:
-        self._measurement = measurement
+    def __init__(self, measured: Measured, histogram: int, timeout: int) -> None:
         self._length, self._timeout = histogram, timeout
-        self._histogram = Histogram(measurement.flows)
-        self._places = array("I", map(le_place, measurement.tags))
+        self._series, self._target_series = measured.series, measured.target_series
+        self._layout = Layout.of([tags.get("kind", "") for tags in measured.tags], measured.targets)
+        # A target with one flow is that flow; the others' points stand behind those of their flows.
+        self._group_series = [
+            series
+            for series, (_, flows) in zip(measured.target_series, measured.targets, strict=True)
+            if flows > 1
+        ]
+        self._target = np.repeat(
+            np.arange(len(measured.targets), dtype=np.int32), [flows for _, flows in measured.targets]
+        )
+        self._histogram = Histogram(len(measured.targets))
+        self._places = array("I", map(le_place, measured.target_tags))
         self._start = 0  # of the open histogram window, wall ns
 
     def lines(self, cut: Cut) -> list[str]:
@@ -31,10 +64,15 @@ class Reporter:
             ended = self.finish()  # the wall clock was stepped, or the host slept past the boundary
         self._start = self._start or cut.start_ns
         made = ended
-        for first, flows, piece in pieces(cut, self._measurement.flows, _PIECE):
-            summaries = summarise(piece, flows, self._timeout)
-            self._histogram.add(summaries.rtt_flow + first, summaries.rtt)
-            made += probe_lines(summaries, self._measurement.series[first : first + flows])
+        groups = 0
+        for first, flows, piece, layout in pieces(cut, len(self._series), _PIECE, self._layout):
+            summaries = summarise(piece, flows, self._timeout, layout)
+            self._histogram.add(self._target[first : first + flows][summaries.rtt_flow], summaries.rtt)
+            series = list(self._series[first : first + flows])
+            if layout.groups:
+                series += self._group_series[groups : groups + len(layout.groups)]
+                groups += len(layout.groups)
+            made += probe_lines(summaries, series)
         if cut.end_ns % self._length == 0:
             made += self.finish()
         return made
@@ -42,4 +80,4 @@ class Reporter:
     def finish(self) -> list[str]:
         """The lines of the histogram window that is open, which ends with this."""
         start, self._start = self._start, 0
-        return histogram_lines(self._histogram.take(), self._measurement.series, self._places, start)
+        return histogram_lines(self._histogram.take(), self._target_series, self._places, start)

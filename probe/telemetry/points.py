@@ -5,43 +5,37 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from probe.telemetry.lines import Value, encode, series_text
 from probe.telemetry.schema import PROBE, PROBE_HISTOGRAM
 from probe.windows.histogram import LABELS, Counts
-from probe.windows.summary import Summaries
+from probe.windows.statistics import SPREAD
+from probe.windows.summary import OPTIONAL, Summaries
 
 COUNTS = ("sent", "received", "lost", "late", "duplicates", "reordered", "errors")
 _LAST = ("send_lag_max_ns", "unstamped")
 ALWAYS = ("loss_burst_max", *_LAST)
-RTT = (
-    "rtt_min_ns",
-    "rtt_mean_ns",
-    "rtt_stddev_ns",
-    "rtt_p50_ns",
-    "rtt_p90_ns",
-    "rtt_p99_ns",
-    "rtt_p999_ns",
-    "rtt_max_ns",
-)
+RTT = tuple(f"rtt_{name}_ns" for name in SPREAD)
 IPDV = ("ipdv_mean_ns", "ipdv_p99_ns")
 
 _COUNT_TEXT = ",".join(f"{name}=%di" for name in COUNTS)
 _LAST_TEXT, _RTT_TEXT, _IPDV_TEXT = (
     "".join(f",{name}=%di" for name in names) for names in (_LAST, RTT, IPDV)
 )
-# A line with every field, as nearly all are, takes two operations: what it begins with, which is the same in
-# most of them (so many sent, as many received, nothing else) and is remembered; then all the rest at once.
+_OPTIONAL_TEXT = {block: "".join(f",{name}=%di" for name in names) for block, names in OPTIONAL.items()}
+# A line with every field that an echo probe has, as nearly all are, takes two operations: what it begins
+# with, which is the same in most of them (so many sent, as many received, nothing else) and is remembered;
+# then all the rest at once.
 _WHOLE_TEXT = "%s %s" + _LAST_TEXT + _RTT_TEXT + ",jitter_ns=%di" + _IPDV_TEXT
 _REMEMBERED = 1 << 10
 _AFTER_PROBE = len(PROBE.name)
 
 
 def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
-    """The fields of one flow's `probe` point; empty where nothing at all happened. What has no value is
-    absent."""
+    """The fields of the `probe` point of one flow or group; empty where nothing at all happened. What has no
+    value is absent."""
     values = {name: int(column[flow]) for name, column in summaries.values.items()}
     if not any(values[name] for name in COUNTS):
         return {}
@@ -49,18 +43,21 @@ def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
     if values["sent"]:
         fields["loss"] = values["lost"] / values["sent"]
     fields |= {name: values[name] for name in ALWAYS}
-    timed = int(summaries.timed[flow])
-    if timed:
+    if summaries.timed[flow]:
         fields |= {name: values[name] for name in RTT}
-    if timed > 1:
+    if summaries.steps[flow]:
         fields["jitter_ns"] = values["jitter_ns"]
     if summaries.pairs[flow]:
         fields |= {name: values[name] for name in IPDV}
+    for block, names in OPTIONAL.items():
+        if block in summaries.present and summaries.present[block][flow]:
+            fields |= {name: values[name] for name in names}
     return fields
 
 
 def probe_lines(summaries: Summaries, series: Sequence[str]) -> list[str]:
-    """One `probe` line for every flow to which anything happened; `series[flow]` is its measurement and tags.
+    """One `probe` line for every flow and group to which anything happened; `series[row]` is its measurement
+    and tags.
 
     Says what `probe_fields` says, written column by column: with ten thousand targets it runs every window.
     """
@@ -69,18 +66,40 @@ def probe_lines(summaries: Summaries, series: Sequence[str]) -> list[str]:
     begun = itertools.starmap(_beginning, counts)
     rest = (columns[name].tolist() for name in (*_LAST, *RTT, "jitter_ns", *IPDV))
     rows = zip(series, begun, *rest, strict=False)
-    whole = (summaries.timed > 1) & (summaries.pairs > 0)
-    form = f"{_WHOLE_TEXT} {summaries.start_ns}"
-    if whole.all():
+    whole = summaries.steps & (summaries.pairs > 0)
+    end = f" {summaries.start_ns}"
+    if summaries.present:
+        ends: Iterator[str] = (more + end for more in _optional(summaries))
+    elif whole.all():
+        form = _WHOLE_TEXT + end
         return [form % row for row in rows]
+    else:
+        ends = itertools.repeat(end)
     made = []
-    states = zip(whole.tolist(), summaries.timed.tolist(), summaries.pairs.tolist(), strict=True)
-    for row, (complete, timed, pairs) in zip(rows, states, strict=True):
+    states = zip(
+        whole.tolist(),
+        summaries.timed.tolist(),
+        summaries.steps.tolist(),
+        summaries.pairs.tolist(),
+        strict=True,
+    )
+    for row, (complete, timed, steps, pairs), end in zip(rows, states, ends, strict=False):
         if complete:
-            made.append(form % row)
+            made.append(_WHOLE_TEXT % row + end)
         elif row[1]:
-            made.append(f"{_part_of(row, timed, pairs)} {summaries.start_ns}")
+            made.append(_part_of(row, timed, steps, pairs) + end)
     return made
+
+
+def _optional(summaries: Summaries) -> Iterator[str]:
+    """The OPTIONAL fields of each row, each with a comma before it."""
+    texts = []
+    for block, form in _OPTIONAL_TEXT.items():
+        if block in summaries.present:
+            values = zip(*(summaries.values[name].tolist() for name in OPTIONAL[block]), strict=True)
+            has = summaries.present[block].tolist()
+            texts.append([form % row if mine else "" for row, mine in zip(values, has, strict=True)])
+    return map("".join, zip(*texts, strict=True))
 
 
 @functools.lru_cache(_REMEMBERED)
@@ -95,14 +114,14 @@ def _beginning(*row: int) -> str:
     return f"{_COUNT_TEXT % tuple(counts)}{loss},loss_burst_max={burst}i"
 
 
-def _part_of(row: tuple[Any, ...], timed: int, pairs: int) -> str:
+def _part_of(row: tuple[Any, ...], timed: int, steps: bool, pairs: int) -> str:
     """The line of a flow that lacks some fields, without its time; `row` is in the order of a whole line."""
     series, begun, *values = row
     last, values = values[: len(_LAST)], values[len(_LAST) :]
     rtt, (jitter, *ipdv) = values[: len(RTT)], values[len(RTT) :]
     text = _LAST_TEXT % tuple(last)
     text += _RTT_TEXT % tuple(rtt) if timed else ""
-    text += f",jitter_ns={jitter}i" if timed > 1 else ""
+    text += f",jitter_ns={jitter}i" if steps else ""
     text += _IPDV_TEXT % tuple(ipdv) if pairs else ""
     return f"{series} {begun}{text}"
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from probe.clock import MILLISECOND, SECOND, ManualClock
-from probe.engine.engine import Engine
+from probe.clock import MILLISECOND, SECOND
 from probe.engine.samples import Cut
-from probe.measurement import Measurement
 from probe.reporting import Reporter
 from probe.telemetry.lines import Point, parse
+from tests.unit.probe.windows.measured import Targets
 from tests.unit.probe.windows.plain import Probe, Window
 
 WINDOW = 10 * SECOND
@@ -21,17 +20,7 @@ NOON = 1_700_000_040 * SECOND  # a multiple of both
 
 
 def reporter(histogram: int = HISTOGRAM) -> Reporter:
-    engine = Engine(
-        [],
-        ManualClock(),
-        window=WINDOW,
-        timeout=SECOND,
-        tick=MILLISECOND,
-        flows=1,
-        on_cut=lambda _cut: None,
-    )
-    tags = {"agent": "a", "target": "x"}
-    return Reporter(Measurement(engine, [tags], ["probe,agent=a,target=x"], []), histogram, SECOND)
+    return Reporter(Targets([{"agent": "a", "target": "x"}], [1]), histogram, SECOND)
 
 
 def window(start: int, probes: int = 3, end: int = 0) -> Cut:

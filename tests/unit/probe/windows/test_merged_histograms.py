@@ -12,12 +12,11 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.clock import SECOND, ManualClock
-from probe.engine.engine import Engine
-from probe.measurement import Measurement
+from probe.clock import SECOND
 from probe.reporting import Reporter
-from probe.telemetry.lines import Point, join, parse_many, series_text
+from probe.telemetry.lines import Point, join, parse_many
 from tests.unit.probe.repeatable import repeatable
+from tests.unit.probe.windows.measured import Targets
 from tests.unit.probe.windows.plain import Probe, Window, percentile
 
 WINDOW, HISTOGRAM = 10 * SECOND, 30 * SECOND
@@ -50,13 +49,8 @@ Run = list[list[list[int | None]]]
 def body(agent: int, run: Run) -> bytes:
     """What one agent says of its windows, as the body of a batch."""
     flows = len(run[0])
-    engine = Engine(
-        [], ManualClock(), window=WINDOW, timeout=TIMEOUT, tick=SECOND, flows=flows, on_cut=lambda _: None
-    )
     tags = [{"agent": f"agent-{agent}", "site": "NY 4", "target": f"t={flow}"} for flow in range(flows)]
-    reporter = Reporter(
-        Measurement(engine, list(tags), [series_text("probe", each) for each in tags], []), HISTOGRAM, TIMEOUT
-    )
+    reporter = Reporter(Targets(tags, [1] * flows), HISTOGRAM, TIMEOUT)
     lines: list[str] = []
     for number, window in enumerate(run):
         probes = tuple(

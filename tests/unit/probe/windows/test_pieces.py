@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from probe.engine.samples import SENT, Cut, Samples, Strays
-from probe.windows.summary import pieces, summarise
+from probe.windows.layout import pieces
+from probe.windows.summary import summarise
 
 FLOWS = 7
 
@@ -36,7 +37,7 @@ def test_pieces_together_say_what_the_whole_says(rows: int) -> None:
     cut = Cut(5, 10, (_samples(rng, 200, 150), _samples(rng, 80, 80)), strays)
     whole = summarise(cut, FLOWS, 500_000)
     covered = 0
-    for first, flows, piece in pieces(cut, FLOWS, rows):
+    for first, flows, piece, _ in pieces(cut, FLOWS, rows):
         assert first == covered
         covered += flows
         part = summarise(piece, flows, 500_000)
