@@ -14,12 +14,14 @@ closes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.engine.overflow import Exposure, Overflows, arrivals
+from probe.engine.reflected import Reflected
 from probe.engine.samples import BLURRED, CLOSED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
 
 Indices = NDArray[np.int64]
@@ -29,8 +31,8 @@ _FEW = 8  # sends that are written down one by one faster than together
 class Ledger:
     """Rows for the last `capacity` probes (at least 2,048) of a socket.
 
-    `flows` is the number of flows of the agent; rows carry indices below it. `hardware`: stamps by
-    interfaces' own clocks are kept, too.
+    `flows` is the number of flows of the agent; rows carry indices below it. `reflecting`: what
+    STAMP reflectors say is kept, too; `hardware`: and stamps by interfaces' own clocks.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Ledger:
         self.late_errors = np.zeros(flows, np.int64)
         self._stamping = np.zeros(flows, np.bool_)
         self.overflows = Overflows()
+        self.reflected = Reflected(size, flows) if reflecting else None
         self.forgotten = 0  # replies to probes whose rows were overwritten long ago
         self.overrun = 0  # probes whose rows were overwritten before their window closed
 
@@ -293,5 +296,7 @@ class Ledger:
             inside,
             self._stamping.copy(),
         )
+        if self.reflected is not None:
+            samples = replace(samples, reflections=self.reflected.reflections(rows, samples, self.floor))
         self.floor += inside
         return samples
