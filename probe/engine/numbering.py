@@ -7,8 +7,8 @@ way there. Nothing says in which order those went: the ones lost on the way ther
     probe  s   7   8   9  10  11          of the numbers from 4 to 6, 5 never came: of 8, 9 and 10
     number r   4   -   -   -   6          one was lost on the way back, two on the way there
 
-With m(r) = r less how many numbers below r came, a gap between r1 and r2 lacks m(r2) - m(r1) replies: this holds
-where probes overtook each other on the way there, or were duplicated, too.
+With m(r) = r less how many numbers below r came, a gap between r1 and r2 lacks m(r2) - m(r1) replies: this
+holds where probes overtook each other on the way there, or were duplicated, too.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Numbering:
         doubtful: Mask,
         chain: Successions,
     ) -> None:
-        """Divide the lost probes of each gap: before an answered probe, back to the one before of its flow."""
+        """Divide the lost probes of each gap: of a flow's, those between two that were answered."""
         flow, begins = chain.flow, chain.begins
         flows = samples.flow[order]
         answered = np.flatnonzero(samples.rx[order] != 0)

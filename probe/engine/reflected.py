@@ -1,8 +1,8 @@
 """What STAMP replies say in, `Reflections` of a window out: dwell times, one-way delays, the way of losses.
 
-Columns beside the ledger's, one row a probe. A reply's own T3 is the reflector's clock just before it sends; the
-kernel's TX stamp of the same reply comes with the session's next one (follow-up telemetry, RFC 8972, section
-4.7). So T3 is looked up, and losses are told, when a window is cut: then the replies around each are there.
+Columns beside the ledger's, one row a probe. A reply's own T3 is the reflector's clock just before it sends;
+the kernel's TX stamp of the same reply comes with the session's next one (follow-up telemetry, RFC 8972,
+section 4.7). So T3 is looked up, and losses are told, when a window is cut: the replies around are there then.
 """
 
 from __future__ import annotations
