@@ -1,7 +1,7 @@
 """Targets and an interval in, an agent's engine, windows and lines at that pace out: probes and time as JSON.
 
     python -m benchmarks.paced --first ADDRESS --targets T --interval 100ms --seconds S
-        [--window 10s] [--backend raw|ring] [--windows FILE] [--rtts FILE]
+        [--window 10s] [--backend raw|ring] [--kind KIND] [--port PORT] [--windows FILE] [--rtts FILE]
 
 Built from settings as the agent builds it; only the spool and MQTT are left out, which work once a window.
 It starts half a second before a window of the wall clock begins, so that whoever watches knows when windows
@@ -42,9 +42,12 @@ def _settings(options: argparse.Namespace) -> AgentSettings:
     raw: dict[str, Any] = {
         "agent": {"id": "bench"},
         "window": {"length": options.window},
-        "defaults": {"interval": options.interval},
-        "target": [{"name": f"t{n}", "address": str(first + n)} for n in range(options.targets)],
     }
+    # A target's own interval, so that no limit of politeness is in the way.
+    one: dict[str, Any] = {"kind": options.kind, "interval": options.interval}
+    if options.port:
+        one["port"] = options.port
+    raw["target"] = [{"name": f"t{n}", "address": str(first + n), **one} for n in range(options.targets)]
     if options.windows:
         raw["window"]["histogram"] = "1d"
     if options.backend != "raw":
@@ -90,6 +93,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--window", default="10s")
     parser.add_argument("--backend", choices=("raw", "ring"), default="raw")
+    parser.add_argument("--kind", default="icmp")
+    parser.add_argument("--port", type=int)
     parser.add_argument("--windows", type=Path)
     parser.add_argument("--rtts", type=Path)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
 """Nothing in, figures out: how exact, how fast and how dear coloprobe is beside its peers, from whole
 processes.
 
-    make bench                          all of it, about 13 minutes
+    make bench                          all of it, about 15 minutes
     make bench ARGS="--quick"           2 minutes: for a look, not for a claim
-    make bench ARGS="--only PART"       accuracy, saturated, paced, scale or memory
+    make bench ARGS="--only PART"       accuracy, saturated, paced, scale, memory or kinds
     make bench ARGS="--json FILE"       every run as JSON as well
     make bench ARGS="--write"           put what it prints into docs/benchmarks.md
 
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks import programs
 from benchmarks.accuracy import accuracy
+from benchmarks.kinds import kinds
 from benchmarks.measure import BenchmarkError
 from benchmarks.memory import memory
 from benchmarks.parts import FULL, QUICK, Bench
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "paced": paced,
     "scale": scale,
     "memory": memory,
+    "kinds": kinds,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

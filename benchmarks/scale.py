@@ -14,6 +14,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from benchmarks.measure import BenchmarkError
 from benchmarks.parts import Bench
 from benchmarks.programs import FIRST_TARGET, TARGET_NETWORK
 from benchmarks.report import Bar
+from tests.lab.netlab import Namespace
 from tests.lab.peers import ROOT
 
 RATE = 2000  # probes/s of all targets together
@@ -33,9 +35,10 @@ _MOST = 1.2  # "flat"
 
 @dataclass(frozen=True)
 class Scaled:
-    """One size. `windows_s`: processor time of each window; `probes` in each; `histogram_s`: closing that of
+    """One run. `windows_s`: processor time of each window; `probes` in each; `histogram_s`: closing that of
     the run."""
 
+    name: str
     targets: int
     windows_s: list[float]
     probes: list[int]
@@ -91,46 +94,72 @@ def _ratios(one: Scaled, other: Scaled) -> list[float]:
     return [a / b for a, b in zip(one.cpu_per_probe_s, other.cpu_per_probe_s, strict=True)]
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run of the engine in `near`, beside others: `more` are further arguments of `benchmarks.paced`."""
+
+    name: str
+    targets: int
+    near: Namespace
+    more: tuple[str, ...] = ()
+
+
 def _measure(bench: Bench, windows: int, window_s: int) -> list[Scaled]:
+    jobs = []
+    for count in SIZES:
+        near, _ = ready_pair(bench)
+        jobs.append(Job(f"{count} targets", count, near))
+    return run_together(bench, jobs, windows, window_s)
+
+
+def ready_pair(bench: Bench) -> tuple[Namespace, Namespace]:
+    """Two namespaces of their own, the second of which answers for every address of the target network."""
+    near, far = bench.lab.pair()
+    far.answer_for(TARGET_NETWORK)
+    near.route(TARGET_NETWORK, far.ipv4)
+    return near, far
+
+
+def run_together(bench: Bench, jobs: Sequence[Job], windows: int, window_s: int) -> list[Scaled]:
+    """Run them at the same time, each with RATE probes/s in all. Raises: BenchmarkError."""
     with contextlib.ExitStack() as stack:
         running = []
-        for count in SIZES:
-            near, far = bench.lab.pair()
-            far.answer_for(TARGET_NETWORK)
-            near.route(TARGET_NETWORK, far.ipv4)
-            marks = bench.scratch / f"windows-{count}.json"
+        for job in jobs:
+            marks = bench.scratch / f"windows-{job.name}.json"
             argv = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "benchmarks.paced"]
-            argv += ["--first", str(FIRST_TARGET), "--targets", str(count), "--window", f"{window_s}s"]
+            argv += ["--first", str(FIRST_TARGET), "--targets", str(job.targets), "--window", f"{window_s}s"]
             # One more window than is measured: the last one is cut short by the end.
-            argv += ["--interval", f"{count * 1000 / RATE:g}ms", "--seconds", str(window_s * (windows + 1))]
-            argv += ["--windows", str(marks)]
-            child = near.popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            interval = f"{job.targets * 1000 / RATE:g}ms"
+            argv += ["--interval", interval, "--seconds", str(window_s * (windows + 1))]
+            argv += ["--windows", str(marks), *job.more]
+            child = job.near.popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             stack.callback(child.wait)
             stack.callback(child.kill)
-            running.append((count, child, marks))
+            running.append((job, child, marks))
         return [
-            _read(count, child, marks, windows, window_s * (windows + 3) + _START_S * 3)
-            for count, child, marks in running
+            _read(job, child, marks, windows, window_s * (windows + 3) + _START_S * 3)
+            for job, child, marks in running
         ]
 
 
-def _read(count: int, child: subprocess.Popen[str], file: Path, windows: int, patience_s: float) -> Scaled:
+def _read(job: Job, child: subprocess.Popen[str], file: Path, windows: int, patience_s: float) -> Scaled:
     try:
         output, errors = child.communicate(timeout=patience_s)
     except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"{count} targets: it does not end") from None
+        raise BenchmarkError(f"{job.name}: it does not end") from None
     if child.returncode:
-        raise BenchmarkError(f"{count} targets: it ended with {child.returncode}: {errors[-300:].strip()}")
+        raise BenchmarkError(f"{job.name}: it ended with {child.returncode}: {errors[-300:].strip()}")
     record = json.loads(output.splitlines()[-1])
     marks = [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
     if len(marks) < windows + 2:
-        raise BenchmarkError(
-            f"{count} targets: {len(marks)} windows were closed, {windows + 2} were expected"
-        )
+        raise BenchmarkError(f"{job.name}: {len(marks)} windows were closed, {windows + 2} were expected")
+    if record["received"] < record["probes"] * 0.9:
+        raise BenchmarkError(f"{job.name}: {record['received']} of {record['probes']} were answered")
     # The first one began half a second before its end, and what stands before it is the start.
     cpu = [mark["cpu_ns"] / 1e9 for mark in marks[: windows + 1]]
     return Scaled(
-        count,
+        job.name,
+        job.targets,
         [b - a for a, b in itertools.pairwise(cpu)],
         [mark["sent"] for mark in marks[1 : windows + 1]],
         record["histogram_s"],
