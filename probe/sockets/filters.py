@@ -1,4 +1,4 @@
-"""Identifiers in, a classic BPF program out: the kernel keeps other programs' echo replies from a socket.
+"""Identifiers or ports in, a classic BPF program out: the kernel keeps other programs' packets from a socket.
 
 A raw ICMP socket gets a copy of every echo reply that comes to its host. That is how packets that only
 pretend to be
@@ -11,6 +11,12 @@ IPv6.
     load identifier, subtract the first of ours, mod 2^16
     below their number? -> accept
     drop
+
+A raw TCP socket gets a copy of every segment that comes to its host, and keeps those to its own ports:
+
+    load destination port   (IPv4: behind the header's options)
+    one of ours?            -> accept
+    drop
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from collections.abc import Sequence
 
 from probe.packets import icmp
 
@@ -62,6 +69,15 @@ def _replies(family: int, first_id: int, ids: int, *, keep: bool) -> Program:
         (_RETURN, 0, 0, _WHOLE),
         (_RETURN, 0, 0, 0),
     ]
+
+
+def own_segments(family: int, ports: Sequence[int]) -> Program:
+    """The program for a raw TCP socket of `family`: what comes to one of these ports passes, at most 255 of
+    them."""
+    v4 = family == socket.AF_INET
+    head = (_LDX_HEADER, 0, 0, 0) if v4 else (_LDX_NUMBER, 0, 0, 0)
+    tests = [(_IF_EQUAL, len(ports) - n, 0, port) for n, port in enumerate(ports)]
+    return [head, (_LD_HALF, 0, 0, 2), *tests, (_RETURN, 0, 0, 0), (_RETURN, 0, 0, _WHOLE)]
 
 
 def attach(handle: socket.socket, program: Program) -> None:
