@@ -1,0 +1,181 @@
+"""Flows and probe numbers in, TCP SYN segments out; what answers them in, the ledger filled: kind `tcp`.
+
+A handshake is begun and never ended. The port that a probe leaves from is reserved, so this host's kernel
+knows of no connection there: it answers SYN/ACK with RST by itself, and the target forgets before anybody
+accepts.
+
+    we                target            the probe is
+     | ---- SYN ----> |
+     | <- SYN, ACK -- |  somebody      received, open
+     | ---- RST ----> |  listens
+     | <- RST, ACK -- |  nobody does   received, closed
+     | <---- ACK ---- |  it remembers  received, open: our RST to an earlier SYN was lost, and it is that one
+                         an earlier    which this acknowledges (RFC 9293 section 3.10.7.4)
+                         SYN
+
+How the kernel is brought to do so is in `probe.sockets.syn_socket`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.clock import SECOND
+from probe.engine.dialect import Desk, Speak
+from probe.engine.echo import without_options
+from probe.engine.ledger import Indices
+from probe.engine.samples import SENT
+from probe.engine.stamps import WallToMono
+from probe.packets import tcp
+from probe.sockets.packet_socket import ProbeSocket, QuotedError, Replies
+
+Mask = NDArray[np.bool_]
+
+_KIND = tcp.SYN | tcp.RST | tcp.ACK  # the flags that say what an answer is; the others are passed over
+_OPEN, _CLOSED, _UNFORGOTTEN = tcp.SYN | tcp.ACK, tcp.RST | tcp.ACK, tcp.ACK
+_SETTLED = 500  # of acknowledgements of earlier probes, as many of a block are looked into
+_ANSWER = SECOND  # ns: a probe this old is not what a target answers now
+
+
+class PortedSocket(ProbeSocket, Protocol):
+    """A probe socket with source ports of its own."""
+
+    ports: Sequence[int]  # of each lane
+
+    def refresh(self) -> None:
+        """Bring `pseudo_sums` up to date, where routes or addresses have changed."""
+
+
+def handshake(probe_socket: PortedSocket) -> Speak:
+    """What `Channel` wants as `speak` for a socket of `probe.sockets.syn_socket.open_syn`."""
+    return lambda desk: Handshake(desk, probe_socket)
+
+
+class Handshake:
+    """SYN segments: the source port is the flow's lane, the sequence number leads to the probe.
+
+    `noise`: makes as many random bytes as it is asked for.
+    """
+
+    def __init__(
+        self, desk: Desk, probe_socket: PortedSocket, noise: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._socket, self._ledger, self._counters = probe_socket, desk.ledger, desk.counters
+        self._noise = noise
+        v4 = probe_socket.family == socket.AF_INET
+        self._header = 20 if v4 else 0  # bytes in front of a received segment, without options
+        flows = desk.flows
+        self._own_ports = frozenset(probe_socket.ports)
+        self._own = np.array([probe_socket.ports[flow.lane] for flow in flows], np.uint16)
+        self._port = np.array([flow.port for flow in flows], np.uint16)
+        address = slice(4, 8) if v4 else slice(8, 24)  # of a sockaddr
+        there = b"".join(flow.destination[address] for flow in flows)
+        self._there = np.frombuffer(there, "u4").reshape(len(flows), -1)
+        # By row of the ledger: what was sent, and by which flow of the desk.
+        self._sequence = np.zeros(desk.ledger.size, np.uint32)
+        self._flow = np.zeros(desk.ledger.size, np.int32)
+        self._numbering = tcp.Numbering(desk.ledger.size, int.from_bytes(desk.token[:4], "big"))
+        mss = tcp.MSS4 if v4 else tcp.MSS6
+        rows, offset = probe_socket.rows, probe_socket.row_offset
+        self._writer = tcp.SynWriter(rows, mss, probe_socket.checksums, offset)
+
+    def write(self, where: slice, numbers: Indices, flows: Indices, dues: Indices) -> None:  # noqa: ARG002
+        """See `Dialect`."""
+        noise = np.frombuffer(self._noise(4 * len(numbers)), np.uint32)
+        sequences = self._numbering.sequences(numbers, noise)
+        rows = self._ledger.row(numbers)
+        self._sequence[rows] = sequences
+        self._flow[rows] = flows
+        besides: Indices | int = 0
+        if self._socket.checksums:
+            self._socket.refresh()
+            sums = self._socket.pseudo_sums
+            besides = 0 if sums is None else sums[flows]
+        self._writer.write(where, sequences, self._own[flows], self._port[flows], besides)
+
+    def know(self, siblings: NDArray[np.uint64]) -> None:
+        """See `Dialect`. Every channel has ports of its own: nobody sees another one's answers."""
+
+    def narrow(self) -> None:
+        """See `Dialect`. The kernel gives us nothing but what comes to our ports."""
+
+    def read(self, replies: Replies, now: int, to_mono: WallToMono) -> None:
+        """See `Dialect`."""
+        data, length = replies.data, replies.length.astype(np.int64)
+        if self._header:
+            seen = data[:, 12:16]
+            if (data[:, 0] != 0x45).any():
+                data, shift = without_options(data)
+                length = length - shift
+        else:
+            seen = replies.sources[:, 8:24]
+        segment = tcp.segment_view(data, self._header)
+        acknowledged = segment["acknowledgment"].astype(np.uint32) - np.uint32(1)
+        kind = segment["flags"] & _KIND
+        numbers, rows, good = self._find(acknowledged)
+        good &= length >= self._header + tcp.HEADER
+        flow = self._flow[rows]
+        good &= segment["source"] == self._port[flow]
+        good &= segment["destination"] == self._own[flow]
+        good &= (np.ascontiguousarray(seen).view("u4") == self._there[flow]).all(axis=1)
+        stamps = to_mono(replies.stamp)
+        answers = good & ((kind == _OPEN) | (kind == _CLOSED))
+        if not answers.all():
+            late = np.flatnonzero(good & (kind == _UNFORGOTTEN))[:_SETTLED]
+            numbers[late] = [
+                self._after(int(numbers[i]), int(flow[i]), int(stamps[i]) or now) for i in late.tolist()
+            ]
+            answers[late] = numbers[late] >= 0
+            self._counters.foreign += int((~answers).sum())
+            numbers, stamps, kind = numbers[answers], stamps[answers], kind[answers]
+        refused = kind == _CLOSED
+        if refused.any():
+            # Of several answers to a probe the first one says what it found.
+            first = np.unique(numbers, return_index=True)[1]
+            self._ledger.refused(numbers[first][refused[first]])
+        hard = None if replies.hard is None else replies.hard[answers]
+        self._ledger.answered(numbers, stamps, now, hard)
+
+    def _find(self, sequences: NDArray[np.uint32]) -> tuple[Indices, Indices, Mask]:
+        """Numbers and rows of the probes with these sequence numbers, and whether there is such a probe."""
+        ledger = self._ledger
+        numbers = self._numbering.numbers(sequences, ledger.head - 1)
+        held = numbers >= max(0, ledger.planned - ledger.size)
+        rows = ledger.row(np.where(held, numbers, max(0, ledger.head - 1)))
+        return numbers, rows, held & (self._sequence[rows] == sequences)
+
+    def _after(self, number: int, flow: int, arrived: int) -> int:
+        """The probe that a target answers which has not forgotten probe `number` of this flow; -1: not to be
+        told.
+
+        Only where there is no other that it may be (`arrived`: monotonic ns).
+        """
+        ledger = self._ledger
+        later = np.arange(number + 1, ledger.head)
+        rows = ledger.row(later)
+        sent = ledger.sent[rows]
+        asked = (self._flow[rows] == flow) & ((ledger.state[rows] & SENT) != 0)
+        asked &= (ledger.rx[rows] == 0) & (sent <= arrived) & (sent > arrived - _ANSWER)
+        found = later[asked]
+        return int(found[0]) if len(found) == 1 else -1
+
+    def failed(self, error: QuotedError) -> None:
+        """See `Dialect`."""
+        syn = tcp.parse_quoted(error.quoted)
+        if syn is None:
+            self._counters.unanswerable += 1
+            return
+        if syn.source not in self._own_ports:
+            return  # a raw socket hears of the errors of every connection of this host
+        numbers, rows, good = self._find(np.array([syn.sequence], np.uint32))
+        flow = self._flow[rows[0]]
+        if good[0] and (syn.source, syn.destination) == (self._own[flow], self._port[flow]):
+            self._ledger.failed(int(numbers[0]), error.local)
+        else:
+            self._counters.unanswerable += 1
