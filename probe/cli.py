@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from probe import __version__
+from probe.arguments import add_knobs, complete_files, duration, interval, knobs, whole
 from probe.errors import ColoprobeError
 from probe.units import Duration
 
 Handler = Callable[[argparse.Namespace], int]
+
+_TARGET = "host, icmp://host, stamp://host[:862], tcp://host:port or connect://host:port"
 
 # numpy's linear algebra would start a thread a core that this program never uses.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -64,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         "target",
         nargs="*",
         metavar="TARGET",
-        help="host or icmp://host (default: loopback and the default gateway)",
+        help=f"{_TARGET} (default: loopback and the default gateway)",
     )
     up.add_argument(
         "--board",
@@ -81,14 +84,14 @@ def parser() -> argparse.ArgumentParser:
     _state(up)
     up.add_argument(
         "--interval",
-        type=_interval,
+        type=interval,
         default=Duration.parse("100ms"),
-        help="between two probes of a target (100ms)",
+        help="between two probes of a target (100ms); of tcp and connect at least 1s",
     )
     up.add_argument(
         "--for",
         dest="lasting",
-        type=_duration,
+        type=duration,
         metavar="DURATION",
         help="end after this long, for example 60s",
     )
@@ -118,28 +121,22 @@ def parser() -> argparse.ArgumentParser:
         "one target, live, each probe kernel-stamped",
         "coloprobe ping 192.0.2.10 -c 100 -i 10ms",
     )
-    ping.add_argument("target", metavar="TARGET", help="host or icmp://host")
+    ping.add_argument("target", metavar="TARGET", help=_TARGET)
     ping.add_argument(
-        "-c", "--count", type=_count, metavar="N", help="stop after N probes (default: until interrupted)"
-    )
-    ping.add_argument(
-        "-i",
-        "--interval",
-        type=_interval,
-        default=Duration.parse("1s"),
-        help="between probes: 10ms, or seconds (1s)",
+        "-c",
+        "--count",
+        type=whole(1, 1_000_000_000),
+        metavar="N",
+        help="stop after N probes (default: until interrupted)",
     )
     ping.add_argument(
         "-W",
         "--timeout",
-        type=_interval,
+        type=interval,
         default=Duration.parse("1s"),
         help="a reply later than this is late (1s)",
     )
-    ping.add_argument(
-        "-s", "--size", type=_size, default=64, metavar="BYTES", help="IP payload, 24 to 8972 (%(default)s)"
-    )
-    ping.add_argument("--dscp", type=_dscp, default=0, metavar="N", help="0 to 63 (%(default)s)")
+    add_knobs(ping)
     which = ping.add_mutually_exclusive_group()
     which.add_argument("-4", dest="family", action="store_const", const=2, help="IPv4 only")
     which.add_argument("-6", dest="family", action="store_const", const=10, help="IPv6 only")
@@ -151,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _state(show)
     show.add_argument("--json", action="store_true", help="every stored point as one JSON object a line")
-    show.add_argument("--last", type=_duration, default=Duration.parse("1h"), help="how far back (1h)")
+    show.add_argument("--last", type=duration, default=Duration.parse("1h"), help="how far back (1h)")
 
     check = _command(
         commands,
@@ -189,10 +186,11 @@ def _command(
 
 
 def _settings(command: argparse.ArgumentParser) -> None:
-    option = command.add_argument(
-        "-c", "--config", type=Path, required=True, metavar="FILE", help="settings (TOML)"
+    complete_files(
+        command.add_argument(
+            "-c", "--config", type=Path, required=True, metavar="FILE", help="settings (TOML)"
+        )
     )
-    option.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]
 
 
 def _state(command: argparse.ArgumentParser) -> None:
@@ -204,33 +202,6 @@ def _state(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where measurements are kept (%(default)s)",
     )
-
-
-def _duration(text: str, low: str = "1ns", high: str = "36500d") -> Duration:
-    try:
-        value = Duration.parse(text)
-    except ValueError as problem:
-        raise argparse.ArgumentTypeError(str(problem)) from None
-    if not Duration.parse(low) <= value <= Duration.parse(high):
-        raise argparse.ArgumentTypeError(f"{text!r} is out of range (allowed: {low} to {high})")
-    return value
-
-
-def _interval(text: str) -> Duration:
-    """Between two probes. As ping(8): a bare number is seconds."""
-    return _duration(text if text[-1:].isalpha() else f"{text}s", "1ms", "1h")
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-_count, _size, _dscp = _whole(1, 1_000_000_000), _whole(24, 8972), _whole(0, 63)
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -271,16 +242,17 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 def _ping(arguments: argparse.Namespace) -> int:
     from probe.ping import PingOptions, ping
-    from probe.targets import parse_target
+    from probe.target_settings import Knobs
+    from probe.targets import parse_target, target_for
 
+    target = target_for(
+        parse_target(arguments.target), knobs(arguments), Knobs(interval=Duration.parse("1s"))
+    )
     return ping(
         PingOptions(
-            parse_target(arguments.target),
+            target,
             arguments.count,
-            arguments.interval,
             arguments.timeout,
-            arguments.size,
-            arguments.dscp,
             arguments.family or 0,
             arguments.json,
             arguments.quiet,

@@ -20,11 +20,13 @@ from probe.engine.channel import Channel, Flow
 from probe.engine.engine import Engine, Notice
 from probe.engine.samples import ERROR, LOCAL, REFUSED, SKIPPED, Cut, Samples, Strays
 from probe.engine.schedule import Schedule
+from probe.errors import UsageError
 from probe.host.interfaces import stamped
 from probe.host.processors import load
 from probe.sockets import abi
 from probe.sockets.opening import SocketOptions, open_icmp
 from probe.sockets.privileges import drop_privileges
+from probe.target_settings import Target
 from probe.targets import Address, resolve
 from probe.telemetry.lines import Value
 from probe.telemetry.points import probe_fields
@@ -38,14 +40,11 @@ _HELD_BACK = 3 * SECOND + 200 * MILLISECOND  # the kernel looks for a neighbour 
 
 @dataclass(frozen=True)
 class PingOptions:
-    """What the command line asked for; times in ns, `count` None: until interrupted."""
+    """What the command line asked for; times in ns, `count` None: until interrupted, `family` 0: any."""
 
-    host: str
+    target: Target
     count: int | None = None
-    interval: int = SECOND
     timeout: int = SECOND
-    size: int = 64
-    dscp: int = 0
     family: int = 0
     as_json: bool = False
     quiet: bool = False
@@ -158,7 +157,7 @@ class _View:
         if answered:
             notes = "" if stamp == "kernel" else "  (no kernel timestamp)"
             notes += "  late" if outcome == "late" else ""
-            source = f"{self._options.size} bytes from {self._address.text}"
+            source = f"{self._options.target.size} bytes from {self._address.text}"
             text = f"{source}: seq={number} rtt={duration(rtt)}{notes}"
         elif outcome == "error":
             text = f"seq={number} {self._why(int(ledger.state[row]))}"
@@ -185,18 +184,20 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
 
     Raises: ResolveError, PrivilegeError, SocketError.
     """
+    if (options.target.kind, options.target.flows, options.target.burst) != ("icmp", 1, 1):
+        raise UsageError("this version pings one flow of ICMP")
     clock = clock or SystemClock()
-    address = resolve(options.host, options.family)
-    socket_options = SocketOptions(address.family, options.dscp, options.size)
+    address = resolve(options.target.address, options.family or options.target.family)
+    socket_options = SocketOptions(address.family, options.target.dscp, options.target.size)
     probe_socket = open_icmp(socket_options)
     drop_privileges()
     # Room for ten seconds and the timeout, so that a late reply still finds its probe.
-    capacity = (10 * SECOND + 4 * options.timeout) // options.interval + 2048
-    schedule = _Counted(options.interval, options.count)
+    capacity = (10 * SECOND + 4 * options.timeout) // options.target.interval + 2048
+    schedule = _Counted(options.target.interval, options.count)
     (sure,) = stamped([(address.family, address.sockaddr)])
     channel = Channel(
         probe_socket,
-        [Flow(0, address.sockaddr, options.size, sure)],
+        [Flow(0, address.sockaddr, options.target.size, sure)],
         schedule,
         capacity=capacity,
         all_flows=1,
@@ -212,8 +213,8 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
         [channel],
         clock,
         window=10 * SECOND,
-        timeout=max(options.timeout, 2 * options.interval),
-        tick=min(MILLISECOND, options.interval),
+        timeout=max(options.timeout, 2 * options.target.interval),
+        tick=min(MILLISECOND, options.target.interval),
         flows=1,
         on_cut=cuts.append,
         on_notice=notice,
@@ -223,10 +224,8 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     view = _View(options, address, channel, engine, out)
     if not options.as_json:
         how = "raw socket" if probe_socket.raw else "ping socket"
-        print(
-            f"PING {options.host} ({address.text}): {options.size} bytes of IP payload, {how}",
-            file=out,
-        )
+        size = f"{options.target.size} bytes of IP payload"
+        print(f"PING {options.target.address} ({address.text}): {size}, {how}", file=out)
     stop = _Interrupt()
     started = clock.wall()
     try:
@@ -274,14 +273,14 @@ def _whole(cuts: list[Cut], start: int, end: int, timeout: int) -> Summaries:
 def _conclude(summaries: Summaries, options: PingOptions, out: TextIO) -> None:
     fields = probe_fields(summaries, 0)
     if options.as_json:
-        tags = {"target": options.host, "kind": "icmp", "dscp": str(options.dscp)}
+        tags = {"target": options.target.address, "kind": "icmp", "dscp": str(options.target.dscp)}
         print(
             json.dumps({"time": summaries.start_ns, "measurement": "probe", **tags, **fields}),
             file=out,
             flush=True,
         )
         return
-    print(_summary_text(fields, options.host), file=out, flush=True)
+    print(_summary_text(fields, options.target.address), file=out, flush=True)
 
 
 def _summary_text(fields: dict[str, Value], host: str) -> str:

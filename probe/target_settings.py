@@ -7,7 +7,7 @@ nothing to its targets (one file, several kinds); the same key in the target its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
@@ -142,8 +142,13 @@ def targets_from(raw: list[Any], defaults: Mapping[str, Any], file: str) -> tupl
                 "a name that no other target has",
             )
         first[own.name] = i
-        made.append(_Effective(own, common, file, i).target())
+        made.append(target_from(own, common, file, f"target[{i}].{{}}".format))
     return tuple(made)
+
+
+def target_from(own: Written, common: Knobs, file: str, place: Callable[[str], str]) -> Target:
+    """One target in effect. `place`: how errors call one of its keys. Raises: SettingsError."""
+    return _Effective(own, common, file, place).target()
 
 
 def polite_interval(interval: Duration, flows: int, burst: int) -> Duration:
@@ -154,18 +159,18 @@ def polite_interval(interval: Duration, flows: int, burst: int) -> Duration:
 class _Effective:
     """One target and the defaults, and where each value stands in the file."""
 
-    def __init__(self, own: Written, common: Knobs, file: str, index: int) -> None:
+    def __init__(self, own: Written, common: Knobs, file: str, place: Callable[[str], str]) -> None:
         self._own, self._common = own, common
-        self._file, self._index = file, index
+        self._file, self._place = file, place
 
     def target(self) -> Target:
         own = self._own
         for name in ("name", "address", "venue", "line"):
             if _CONTROL.search(getattr(own, name)):
                 raise SettingsError(
-                    self._file, f"target[{self._index}].{name}", "has a control character", "printable text"
+                    self._file, self._place(name), "has a control character", "printable text"
                 )
-        _check_interval(own, self._file, f"target[{self._index}].interval")
+        _check_interval(own, self._file, self._place("interval"))
         kind: KindName = self._get("kind", "icmp")
         knobs = {
             name: value for name in _SHARED if not isinstance(value := self._get(name, UNSET), UnsetType)
@@ -197,7 +202,7 @@ class _Effective:
         """Where the value in effect stands."""
         if getattr(self._own, name) is UNSET and getattr(self._common, name) is not UNSET:
             return f"defaults.{name}"
-        return f"target[{self._index}].{name}"
+        return self._place(name)
 
     def _wrong(self, name: str, problem: str, allowed: str) -> SettingsError:
         return SettingsError(self._file, self._key(name), problem, allowed)
@@ -232,7 +237,8 @@ class _Effective:
             which = f'kind = "{kind}"' + (" with a key_file" if key_file else "")
             allowed = f"{known.smallest} to {known.largest}"
             if self._own.size is UNSET:
-                which, allowed = f"target[{self._index}], {which}", f"{allowed}, or that target's own size"
+                which = f"target {self._own.name!r}, {which}"
+                allowed += ", or that target's own size"
             raise self._wrong("size", f"{size} is not allowed for {which}", allowed)
         return size
 
@@ -260,7 +266,7 @@ class _Effective:
             )
         literal = _family(self._own.address.partition("%")[0], any_address=True)
         if literal and literal != family:
-            named = f"target[{self._index}].address = {self._own.address!r}"
+            named = f"{self._place('address')} = {self._own.address!r}"
             name = "IPv4" if literal == 2 else "IPv6"
             raise self._wrong(
                 "source", f"{source!r} is not of the family of {named}", f"an {name} address of this host"

@@ -6,12 +6,21 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any
+
+from msgspec import UNSET
 
 from probe.errors import ResolveError, UsageError
 from probe.sockets.abi import sockaddr
+from probe.target_settings import KINDS, KindName, Knobs, Target, Written, target_from
 
-ALLOWED = "a host, or icmp://host"
+ALLOWED = (
+    "a host, icmp://host, stamp://host[:862], tcp://host:port or connect://host:port; an IPv6 address with a "
+    "port in brackets"
+)
+_HOST = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>(?!-)[A-Za-z0-9._-]{1,253}))(?::(?P<port>[0-9]{1,9}))?")
+_SCOPED = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,15})?")
 _AT_ONCE = 16  # names that are asked for side by side
 
 
@@ -28,16 +37,81 @@ class Address:
     sockaddr: bytes
 
 
-def parse_target(text: str) -> str:
-    """The host of a TARGET argument. Raises: UsageError, naming what is allowed."""
+@dataclass(frozen=True)
+class TargetArgument:
+    """A TARGET of the command line; `port` is 0 where its kind has none."""
+
+    kind: KindName
+    host: str
+    port: int = 0
+
+    @property
+    def name(self) -> str:
+        """How points and pages call it: the host where it is pinged, a URL otherwise."""
+        if self.kind == "icmp":
+            return self.host
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.kind}://{host}" + (f":{self.port}" if self.port != KINDS[self.kind].port else "")
+
+
+def parse_target(text: str) -> TargetArgument:
+    """A TARGET argument. Raises: UsageError, naming what is allowed."""
     scheme, separator, rest = text.partition("://")
-    host = rest if separator else text
-    if separator and scheme != "icmp":
-        raise UsageError(f"{text!r}: {scheme}:// is not a kind of probe of this version (allowed: {ALLOWED})")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host) or host.startswith("-"):
+    kind: Any = scheme if separator else "icmp"
+    rest = rest if separator else text
+    if kind not in KINDS:
+        raise UsageError(f"{text!r}: {scheme}:// is not a kind of probe (allowed: {ALLOWED})")
+    host, port = (rest, "") if _is_ipv6(rest) else _host_and_port(rest)
+    if not host:
         raise UsageError(f"{text!r} is not a target (allowed: {ALLOWED})")
-    return host
+    default = KINDS[kind].port
+    if port and default is None:
+        raise UsageError(f"{text!r}: ICMP has no ports; to probe one: tcp://{rest} (allowed: {ALLOWED})")
+    if port and not 1 <= int(port) <= 65535:
+        raise UsageError(f"{text!r}: {port} is not a port, 1 to 65535 (allowed: {ALLOWED})")
+    if not port and default == 0:
+        raise UsageError(f"{text!r} has no port (allowed: {ALLOWED})")
+    return TargetArgument(kind, host, int(port or default or 0))
+
+
+# How the command line calls what a settings file has keys for.
+_OPTIONS = {"address": "TARGET", "port": "TARGET", "size": "-s/--size", "interval": "-i/--interval"}
+
+
+def target_for(argument: TargetArgument, options: Mapping[str, Any], defaults: Knobs) -> Target:
+    """What a TARGET and its options mean together, as a [[target]] of a settings file would.
+
+    `options`: those that were given, by the names of `Knobs`. Raises: SettingsError where they contradict
+    each other, in the command line's words.
+    """
+    own = Written(
+        name=argument.name,
+        address=argument.host,
+        kind=argument.kind,
+        port=argument.port or UNSET,
+        **options,
+    )
+    return target_from(
+        own, defaults, "command line", lambda name: _OPTIONS.get(name, "--" + name.replace("_", "-"))
+    )
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    """Both as text, the port perhaps empty; an empty host where it is neither."""
+    match = _HOST.fullmatch(text)
+    if match is None or (match["v6"] is not None and not _is_ipv6(match["v6"])):
+        return "", ""
+    return match["v6"] or match["host"], match["port"] or ""
+
+
+def _is_ipv6(host: str) -> bool:
+    if not _SCOPED.fullmatch(host):
+        return False
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def resolve(host: str, family: int = socket.AF_UNSPEC, known: Address | None = None) -> Address:

@@ -40,8 +40,10 @@ StationFactory = Callable[..., AbstractAsyncContextManager[Station]]
 
 def settings_for(targets: list[str], mqtt_url: str, state_dir: Path, interval: Duration) -> AgentSettings:
     """Agent settings for TARGET arguments; without any, loopback and the default gateways."""
-    hosts = [parse_target(text) for text in targets]
-    named: list[dict[str, str]] = [{"name": host, "address": host} for host in dict.fromkeys(hosts)]
+    named: list[dict[str, Any]] = []
+    for target in dict.fromkeys(parse_target(text) for text in targets):
+        port = {"port": target.port} if target.port else {}
+        named.append({"name": target.name, "address": target.host, "kind": target.kind, **port})
     if not named:
         named = [{"name": "loopback", "address": "127.0.0.1"}]
         gateways = default_gateways()
@@ -81,11 +83,11 @@ def up(
         async with station(board=board, broker=broker, state_dir=state_dir, on_failure=stop.set) as fan_in:
             print(f"board   {fan_in.board_url}", flush=True)
             print(f"broker  {fan_in.mqtt_url}   (agents of other hosts may send here)", flush=True)
-            names = ", ".join(target.name for target in checked.target)
-            print(
-                f"probing {names} every {interval}; first numbers in a few seconds; Ctrl-C ends it",
-                flush=True,
-            )
+            paces: dict[Duration, list[str]] = {}
+            for target in checked.target:
+                paces.setdefault(target.interval, []).append(target.name)
+            what = ", ".join(f"{', '.join(names)} every {pace}" for pace, names in paces.items())
+            print(f"probing {what}; first numbers in a few seconds; Ctrl-C ends it", flush=True)
             agent.connect(fan_in.mqtt_url)
             await agent.run(stop)
 

@@ -129,12 +129,28 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, command: str) -> None
     ("arguments", "words"),
     [
         (
-            ("ping", "tcp://127.0.0.1:1"),
-            "tcp:// is not a kind of probe of this version (allowed: a host, or ",
+            ("ping", "udp://127.0.0.1:1"),
+            "udp:// is not a kind of probe (allowed: a host, icmp://host, stamp://",
+        ),
+        (
+            ("ping", "tcp://127.0.0.1"),
+            "'tcp://127.0.0.1' has no port (allowed: a host, icmp://host, stamp://",
         ),
         (
             ("up", "127.0.0.1/8", "--for", "1s"),
-            "'127.0.0.1/8' is not a target (allowed: a host, or icmp://host)",
+            "'127.0.0.1/8' is not a target (allowed: a host, icmp://host, stamp://",
+        ),
+        (
+            ("ping", "stamp://127.0.0.1", "-s", "50"),
+            'command line: -s/--size: 50 is not allowed for kind = "stamp" (allowed: 52 to 9000)',
+        ),
+        (
+            ("ping", "127.0.0.1", "--key-file", "/k"),
+            'command line: --key-file: kind = "icmp" has no keys (allowed: no key_file, or kind = "stamp")',
+        ),
+        (
+            ("ping", "127.0.0.1", "--source", "::1"),
+            "command line: --source: '::1' is not of the family of TARGET = '127.0.0.1' (allowed: an IPv4 ",
         ),
     ],
 )
@@ -148,12 +164,17 @@ def test_wrong_arguments_say_what_is_allowed(arguments: tuple[str, ...], words: 
         (("ping", "127.0.0.1", "-i", "0.5ms"), "-i/--interval: '0.5ms' is out of range (allowed: 1ms to 1h)"),
         (("ping", "127.0.0.1", "-i", "2d"), "-i/--interval: '2d' is out of range (allowed: 1ms to 1h)"),
         (("ping", "127.0.0.1", "-W", "365d"), "-W/--timeout: '365d' is out of range (allowed: 1ms to 1h)"),
+        (("ping", "::1", "--flows", "65"), "--flows: '65' is not a whole number from 1 to 64"),
+        (("ping", "::1", "--burst", "0"), "--burst: '0' is not a whole number from 1 to 64"),
+        (("ping", "::1", "--ttl", "256"), "--ttl: '256' is not a whole number from 1 to 255"),
+        (("ping", "::1", "--dscp", "64"), "--dscp: '64' is not a whole number from 0 to 63"),
+        (("ping", "::1", "-s", "9001"), "-s/--size: '9001' is not a whole number from 24 to 9000"),
         (("up", "--interval", "1us"), "--interval: '1us' is out of range (allowed: 1ms to 1h)"),
         (("up", "--for", "0s"), "--for: '0s' is out of range (allowed: 1ns to 36500d)"),
         (("show", "--last", "999999999d"), "--last: '999999999d' is out of range (allowed: 1ns to 36500d)"),
     ],
 )
-def test_durations_that_nobody_can_mean_are_refused(arguments: tuple[str, ...], words: str) -> None:
+def test_quantities_that_nobody_can_mean_are_refused(arguments: tuple[str, ...], words: str) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].endswith(f"error: argument {words}")
@@ -275,7 +296,9 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     script.write_text(done.stdout)
     assert completed(script, "pi") == {"ping"}
     assert completed(script, "c") == {"collect", "check", "completion"}
-    assert completed(script, "ping", "--inte") == {"--interval"}
+    assert completed(script, "ping", "--inter") == {"--interval", "--interface"}
+    assert completed(script, "ping", "--fl") == {"--flows"}
+    assert f"{tmp_path}/coloprobe.bash" in completed(script, "ping", "--key-file", f"{tmp_path}/")
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])

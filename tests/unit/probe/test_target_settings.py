@@ -138,7 +138,7 @@ ERRORS = [
     ),
     (
         AGENT + "[defaults]\nsize = 32\n" + TARGET + TARGET.replace("cme-a", "b") + 'kind = "stamp"\n',
-        'defaults.size: 32 is not allowed for target[1], kind = "stamp" '
+        "defaults.size: 32 is not allowed for target 'b', kind = \"stamp\" "
         "(allowed: 52 to 9000, or that target's own size)",
     ),
     (GOOD + "size = 9001\n", "target[0].size: 9001 is not allowed (allowed: 24 to 9000)"),
