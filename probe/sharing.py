@@ -1,8 +1,8 @@
 """Targets with their addresses in, the sockets that serve them out: which flows share one, and which cannot.
 
-A target has one flow or several. What a socket fixes for all its packets (family, DSCP, TTL, source, interface,
-DF) divides flows into groups; STAMP's flows also differ in their source port, so each needs a socket of its own,
-shared with the same flow of every other target.
+A target has one flow or several. What a socket fixes for all its packets (family, DSCP, TTL, source,
+interface, DF) divides flows into groups; STAMP's flows also differ in their source port, so each needs a
+socket of its own, shared with the same flow of every other target.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from probe.engine.dialect import Flow, Speak
 from probe.engine.echo import Echo
 from probe.errors import PrivilegeError, SocketError
 from probe.host.netlink import Hop
+from probe.kinds import open_kind
 from probe.settings import AgentSettings, Target
-from probe.sockets.opening import SocketOptions, open_icmp
+from probe.sockets.opening import SocketOptions
 from probe.sockets.packet_socket import ProbeSocket
 from probe.sockets.ring_opening import Secret
 from probe.targets import Address
@@ -40,7 +41,7 @@ class Stream:
     label: int = 0  # IPv6 flow label; 0: the kernel's choice
 
     def destination(self, port: int) -> bytes:
-        """The sockaddr for the kernel: sockaddr_in has the port at byte 2, sockaddr_in6 the label at byte 4."""
+        """The sockaddr for the kernel: the port is at byte 2, the label of sockaddr_in6 at byte 4."""
         raw = self.address.sockaddr
         label = self.label.to_bytes(4, "big") if self.address.family == socket.AF_INET6 else raw[4:8]
         return raw[:2] + port.to_bytes(2, "big") + label + raw[8:]
@@ -133,7 +134,7 @@ def _key(bound: Bound) -> tuple[str | int | bool, ...]:
     return (
         *(target.kind, int(stream.address.family), target.dscp, target.ttl, target.source, target.interface),
         *(target.dont_fragment, target.size > _JUMBO, target.key_file),
-        stream.lane if target.kind in ("stamp",) else 0,
+        stream.lane if target.kind == "stamp" else 0,
         way.index if isinstance(way, Hop) else 0,
     )
 
@@ -165,8 +166,8 @@ def _open(
             ring = shared.follower.open(options, pairs, hops, secret)
             if ring is not None:
                 return Group(ring, streams, secret)
-        return Group(open_icmp(options), streams, secret)
-    raise SocketError(f"kind {target.kind!r} is not there yet")
+    opened, speak = open_kind(options, streams, settings, clock)
+    return Group(opened, streams, secret, speak, target.kind)
 
 
 def _divide(groups: list[Group]) -> None:

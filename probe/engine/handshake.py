@@ -46,7 +46,9 @@ _ANSWER = SECOND  # ns: a probe this old is not what a target answers now
 class PortedSocket(ProbeSocket, Protocol):
     """A probe socket with source ports of its own."""
 
-    ports: Sequence[int]  # of each lane
+    @property
+    def ports(self) -> Sequence[int]:
+        """Of each lane."""
 
     def refresh(self) -> None:
         """Bring `pseudo_sums` up to date, where routes or addresses have changed."""

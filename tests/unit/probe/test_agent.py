@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import probe.agent
+import probe.kinds
 import probe.measurement
 import probe.naming
 import probe.preparing
-import probe.sharing
 from probe.agent import Agent
 from probe.clock import MILLISECOND, SECOND, ManualClock
 from probe.errors import ResolveError, SocketError, SpoolError
@@ -231,7 +231,7 @@ def test_a_name_is_tried_again_and_a_socket_is_not(tmp_path: Path, monkeypatch: 
         asked.append({host for host, _ in hosts})
         return {(host, 0): answers.get(host) or resolve(host) for host in asked[-1]}
 
-    monkeypatch.setattr(probe.sharing, "open_icmp", no_ipv6)
+    monkeypatch.setattr(probe.kinds, "open_icmp", no_ipv6)
     monkeypatch.setattr(probe.measurement, "resolve_all", ask)
     monkeypatch.setattr(probe.naming, "resolve_all", ask)
     monkeypatch.setattr(probe.naming, "EVERY_S", 0.01)

@@ -1,0 +1,88 @@
+"""A kind of probe and socket options in, an open socket and the kind's dialect out; imported as needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probe.clock import Clock
+from probe.engine.dialect import Speak
+from probe.engine.echo import Echo
+from probe.errors import SocketError
+from probe.host.clock import clock_state
+from probe.settings import AgentSettings, Target
+from probe.sockets.opening import SocketOptions, open_icmp
+from probe.sockets.packet_socket import ProbeSocket
+
+if TYPE_CHECKING:
+    from probe.sharing import Stream
+
+
+def open_kind(
+    options: SocketOptions, streams: Sequence[Stream], settings: AgentSettings, clock: Clock
+) -> tuple[ProbeSocket, Speak]:
+    """What serves these flows, which are of one kind. Raises: SocketError, PrivilegeError."""
+    target = streams[0].target
+    if target.kind == "icmp":
+        return open_icmp(options), Echo
+    if target.kind == "stamp":
+        return _stamp(options, target, settings, clock)
+    if target.kind == "tcp":
+        return _tcp(options, 1 + max(stream.lane for stream in streams))
+    return _connect(options, [stream.lane for stream in streams], settings)
+
+
+def _stamp(
+    options: SocketOptions, target: Target, settings: AgentSettings, clock: Clock
+) -> tuple[ProbeSocket, Speak]:
+    from probe.engine.reflection import KEPT, reflection
+    from probe.sockets.datagram import open_datagram
+
+    key = read_key(target.key_file) if target.key_file else b""
+    return open_datagram(options, kept=KEPT), reflection(clock, own_clock_error(settings), key)
+
+
+def _tcp(options: SocketOptions, lanes: int) -> tuple[ProbeSocket, Speak]:
+    from probe.engine.handshake import handshake
+    from probe.host.netlink import Changes
+    from probe.sockets.syn_socket import open_syn
+
+    opened = open_syn(options, lanes, Changes)
+    return opened, handshake(opened)
+
+
+def _connect(
+    options: SocketOptions, lanes: Sequence[int], settings: AgentSettings
+) -> tuple[ProbeSocket, Speak]:
+    from probe.engine.connection import Connection
+    from probe.sockets.connecting import ConnectSocket
+
+    return ConnectSocket(options, lanes, int(settings.window.timeout)), Connection
+
+
+def own_clock_error(settings: AgentSettings) -> Callable[[], int | None]:
+    """Asks how far this host's clock may be off, ns; None: it is not synchronised."""
+    stated = settings.host.clock_error
+    if stated is not None:
+        return lambda: int(stated)
+
+    def ask() -> int | None:
+        state = clock_state()
+        return state.error_ns if state.synchronised else None
+
+    return ask
+
+
+def read_key(path: str) -> bytes:
+    """The key of STAMP's authenticated mode: a file's bytes without white space at their ends.
+
+    Raises: SocketError, as a target whose key cannot be read cannot be measured.
+    """
+    try:
+        key = Path(path).read_bytes().strip()
+    except OSError as problem:
+        raise SocketError(f"cannot read key_file {path}: {problem.strerror}") from None
+    if not key:
+        raise SocketError(f"key_file {path} is empty")
+    return key
