@@ -50,6 +50,7 @@ class MemorySocket:
     patience: int = 256
     receive_stamps: bool = True
     room: int = 1 << 30  # replies and TX stamps that fit in unread; what is beyond is lost, stamps uncounted
+    kept: int = PITCH  # bytes of each packet received
     dropped: int = 0
     closed: bool = False
     rows: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((ROWS, 128), np.uint8))
@@ -135,9 +136,9 @@ class MemorySocket:
         arrived, self._arrived = self._arrived[:BLOCK], self._arrived[BLOCK:]
         if not arrived:
             return None
-        rows = np.zeros((len(arrived), PITCH), np.uint8)
+        rows = np.zeros((len(arrived), self.kept), np.uint8)
         for i, (_, data) in enumerate(arrived):
-            cut = data[:PITCH]
+            cut = data[: self.kept]
             rows[i, : len(cut)] = np.frombuffer(cut, np.uint8)
         stamps = np.array([when if self.receive_stamps else 0 for when, _ in arrived], np.int64)
         lengths = np.array([len(data) for _, data in arrived], np.uint32)
