@@ -1,4 +1,5 @@
-"""Destinations in, what the interfaces towards them can do out: which of them stamp what they send."""
+"""Destinations in, what the interfaces towards them can do out: which of them stamp what they send, and by
+which clock."""
 
 from __future__ import annotations
 
@@ -7,19 +8,35 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 
 TX_HARDWARE, TX_SOFTWARE, RX_HARDWARE = 1 << 0, 1 << 1, 1 << 2  # linux/net_tstamp.h
+RX_SOFTWARE, RAW_HARDWARE = 1 << 3, 1 << 6
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GET_TS_INFO = 0x41
 _NETLINK_ROUTE = 0  # linux/rtnetlink.h
 _RTM_NEWROUTE, _RTM_GETROUTE, _NLM_F_REQUEST = 24, 26, 1
-_RTA_DST, _RTA_OIF = 1, 4
+_RTA_DST, _RTA_SRC, _RTA_OIF = 1, 2, 4
 
 
-def stamping(interface: str) -> int | None:
-    """so_timestamping flags of ethtool's get_ts_info (struct ethtool_ts_info); None where the driver has
-    none."""
+@dataclass(frozen=True)
+class Timestamping:
+    """What a driver can do (struct ethtool_ts_info, linux/ethtool.h).
+
+    flags: bits of so_timestamping, TX_HARDWARE and so on.
+    clock: index of the PTP hardware clock, /dev/ptp<index>; -1: none.
+    tx_types, rx_filters: one bit for each value that struct hwtstamp_config may take.
+    """
+
+    flags: int
+    clock: int
+    tx_types: int
+    rx_filters: int
+
+
+def timestamping(interface: str) -> Timestamping | None:
+    """What ethtool's get_ts_info says; None where the driver has none, or there is no such interface."""
     info = array.array("B", struct.pack("=I40x", _ETHTOOL_GET_TS_INFO))
     request = struct.pack("16sP16x", interface.encode(), info.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
@@ -27,13 +44,32 @@ def stamping(interface: str) -> int | None:
             fcntl.ioctl(handle.fileno(), _SIOCETHTOOL, request)
         except OSError:
             return None
-    return int(struct.unpack_from("=I", info, 4)[0])
+    flags, clock, tx_types, rx_filters = struct.unpack_from("=IiI12xI", info, 4)
+    return Timestamping(flags, clock, tx_types, rx_filters)
 
 
-def stamped(destinations: Iterable[tuple[int, bytes]]) -> list[bool]:
+def stamping(interface: str) -> int | None:
+    """The flags of `timestamping` alone."""
+    found = timestamping(interface)
+    return None if found is None else found.flags
+
+
+def sharing_clock(index: int) -> frozenset[int]:
+    """Indices of the interfaces that stamp by the same PTP hardware clock as this one, itself among them.
+
+    Two ports of a card may have one clock. Empty: this one has none, or is not there.
+    """
+    clocks = {each: found.clock for each, name in socket.if_nameindex() if (found := timestamping(name))}
+    if clocks.get(index, -1) < 0:
+        return frozenset()
+    return frozenset(each for each, clock in clocks.items() if clock == clocks[index])
+
+
+def stamped(destinations: Iterable[tuple[int, bytes]], interface: str = "", source: str = "") -> list[bool]:
     """Whether the kernel is sure to stamp packets to each destination (family, sockaddr) as they leave.
 
-    False where there is no way, or the driver of the interface it leads through does not stamp.
+    False where there is no way, or the driver of the interface it leads through does not stamp. The way is
+    that of packets of this socket: bound to `interface`, with an address of this host as their `source`.
     """
 
     @cache
@@ -43,11 +79,21 @@ def stamped(destinations: Iterable[tuple[int, bytes]]) -> list[bool]:
         except OSError:
             return False
 
+    return [stamps(index) for index in outlets(destinations, interface, source)]
+
+
+def outlets(destinations: Iterable[tuple[int, bytes]], interface: str = "", source: str = "") -> list[int]:
+    """The index of the interface by which each destination is reached, as in `stamped`; 0: there is no
+    way."""
+    try:
+        by = socket.if_nametoindex(interface) if interface else 0
+    except OSError:
+        return [0 for _ in destinations]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as kernel:
-        return [stamps(_outlet(kernel, *destination)) for destination in destinations]
+        return [_outlet(kernel, family, sockaddr, by, source) for family, sockaddr in destinations]
 
 
-def _outlet(kernel: socket.socket, family: int, sockaddr: bytes) -> int:
+def _outlet(kernel: socket.socket, family: int, sockaddr: bytes, by: int = 0, source: str = "") -> int:
     """The index of the interface that the kernel would send through; 0 where there is none.
 
     One request of rtnetlink(7), made here: pyroute2 would cost every agent 13 MB.
@@ -59,9 +105,15 @@ def _outlet(kernel: socket.socket, family: int, sockaddr: bytes) -> int:
     v4 = family == socket.AF_INET
     address = sockaddr[4:8] if v4 else sockaddr[8:24]
     attributes = struct.pack("=HH", 4 + len(address), _RTA_DST) + address
-    if not v4 and (scope := int.from_bytes(sockaddr[24:28], "little")):
-        attributes += struct.pack("=HHI", 8, _RTA_OIF, scope)
-    body = struct.pack("=4B4BI", family, 8 * len(address), *bytes(6), 0) + attributes
+    scope = 0 if v4 else int.from_bytes(sockaddr[24:28], "little")
+    if by or scope:
+        attributes += struct.pack("=HHI", 8, _RTA_OIF, by or scope)
+    bits = 0
+    if source:
+        own = socket.inet_pton(family, source)
+        attributes += struct.pack("=HH", 4 + len(own), _RTA_SRC) + own
+        bits = 8 * len(own)
+    body = struct.pack("=4B4BI", family, 8 * len(address), bits, *bytes(5), 0) + attributes
     try:
         kernel.send(struct.pack("=IHHII", 16 + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 0, 0) + body)
         answer = kernel.recv(8192)

@@ -51,6 +51,20 @@ STAMP = np.dtype(
     }
 )
 
+# With hardware stamps asked for, a reply that has one names the interface first (SCM_TIMESTAMPING_PKTINFO):
+#
+#   0 cmsg_len(8) level(4) type(4) | 16 interface(4) packet length(4) zeros(8) | 32 a STAMP | 96
+#
+# One that has none is a STAMP alone.
+ARRIVAL = np.dtype(
+    {
+        "names": ["first", "interface", "second"],
+        "formats": [STAMP, "u4", STAMP],
+        "offsets": [0, 16, 32],
+        "itemsize": 96,
+    }
+)
+
 # The one control message that a probe leaves with: the id its TX stamp shall come back under.
 #   0 cmsg_len(8) level(4) type(4) | 16 id(4) pad(4)
 SEND_ID = np.dtype(
@@ -63,6 +77,7 @@ SEND_ID = np.dtype(
 )
 
 SO_TIMESTAMPING = 37  # also SCM_TIMESTAMPING
+SCM_TIMESTAMPING_PKTINFO = 58
 SCM_TS_OPT_ID = 81  # Linux 6.13
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 SO_MEMINFO = 55  # its u32s: bytes that wait to be read, bytes there is room for, ... packets dropped
@@ -76,7 +91,10 @@ IPV6_MTU_DISCOVER, IPV6_DONTFRAG, IPV6_FLOWINFO_SEND = 23, 62, 33
 
 TX_HARDWARE, TX_SOFTWARE, RX_HARDWARE, RX_SOFTWARE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 SOFTWARE, RAW_HARDWARE, OPT_ID, OPT_TSONLY = 1 << 4, 1 << 6, 1 << 7, 1 << 11
+OPT_PKTINFO, OPT_TX_SWHW = 1 << 13, 1 << 14
 STAMPING = TX_SOFTWARE | RX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
+# The interface's own clock, too: a TX stamp then comes as two messages, one by each clock.
+HARDWARE_STAMPING = STAMPING | TX_HARDWARE | RX_HARDWARE | RAW_HARDWARE | OPT_TX_SWHW | OPT_PKTINFO
 
 SOL_PACKET = 263
 PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 5, 6, 10
@@ -87,6 +105,7 @@ ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 2, 3, 4
 _ENOMSG = 42
 
 KIND_STAMP = np.uint64(socket.SOL_SOCKET | SO_TIMESTAMPING << 32)  # level and type of SCM_TIMESTAMPING
+KIND_INTERFACE = np.uint64(socket.SOL_SOCKET | SCM_TIMESTAMPING_PKTINFO << 32)
 ORIGIN_STAMP = np.uint64(
     _ENOMSG | ORIGIN_TIMESTAMPING << 32
 )  # errno and origin of a TX stamp's extended error

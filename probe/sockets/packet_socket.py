@@ -13,6 +13,7 @@ import ctypes
 import errno
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.sockets import abi, filters
+from probe.sockets.both_clocks import arrivals, departures
+from probe.sockets.quoted import QuotedError as QuotedError
+from probe.sockets.quoted import quoted_error
 from probe.sockets.receive_block import BLOCK as BLOCK
 from probe.sockets.receive_block import PITCH as PITCH
 from probe.sockets.receive_block import ReceiveBlock
@@ -82,22 +86,6 @@ class Pressure:
 
     drops: int
     full: bool
-
-
-@dataclass(frozen=True)
-class QuotedError:
-    """An ICMP error from a socket's error queue.
-
-    quoted: what it quotes of our packet, cut at the bytes kept: from the ICMP header on (ping socket), from
-        behind the UDP header on, or from behind the IP header on (raw socket).
-    destination: sockaddr (28 bytes) to which that packet went, with the port on UDP; empty: not told.
-    """
-
-    type: int
-    code: int
-    local: bool  # this host made it, no router
-    quoted: bytes
-    destination: bytes = b""
 
 
 class ProbeSocket(Protocol):
@@ -168,6 +156,8 @@ class PacketSocket:
         checksums: whether the message's checksum is ours to write (None: raw socket on IPv4).
         quotes: whether ICMP errors come by the error queue: IP_RECVERR is set (None: not a raw socket).
         kept: bytes kept of each packet received, and of what an error quotes.
+        hardware: where SO_TIMESTAMPING is `abi.HARDWARE_STAMPING`, indices of the interfaces that share the
+            clock which stamps this socket's probes; `Replies.hard` and `Stamps.hard_stamp` are that clock's.
     """
 
     def __init__(
@@ -182,6 +172,7 @@ class PacketSocket:
         checksums: bool | None = None,
         quotes: bool | None = None,
         kept: int = PITCH,
+        hardware: Collection[int] = (),
     ) -> None:
         self.family = int(handle.family)
         self.raw = raw
@@ -197,7 +188,8 @@ class PacketSocket:
         self._socket = handle
         buffer = handle.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         # The kernel books its own overhead too: about 1.7 kB for a TX stamp and 1.3 kB for a small reply.
-        self.patience = max(16, buffer // (2 * (4096 + 2 * max_size)))
+        each = 6144 if hardware else 4096
+        self.patience = max(16, buffer // (2 * (each + 2 * max_size)))
         self.burst, self.batch = 256, min(BLOCK, self.patience)
         self._fd = handle.fileno()
         pitch = -(-max_size // 64) * 64
@@ -221,10 +213,13 @@ class PacketSocket:
         self._tx_at = self._tx.ctypes.data
         self._names = np.zeros((0, abi.SOCKADDR), np.uint8)
         self._ids = np.zeros(ROWS, np.uint32)
-        self._counter = KernelCounter()
+        self._counter = KernelCounter(hardware=bool(hardware))
+        self._stamping = handle.getsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING)
+        self._hardware = np.array(sorted(hardware), np.uint32)
         self._early: list[Stamps] = []  # taken off the error queue before the counter was restarted
         # The source is in the IP header where that is delivered; of an ICMP error on IPv6 it is wanted.
-        self._rx = ReceiveBlock(abi.STAMP, names=not v4 if names is None else names, kept=kept)
+        arrival = abi.ARRIVAL if hardware else abi.STAMP
+        self._rx = ReceiveBlock(arrival, names=not v4 if names is None else names, kept=kept)
         self._err = ReceiveBlock(abi.CONTROL, names=self._quotes, kept=kept if self._quotes else PITCH)
 
     def set_destinations(self, addresses: list[bytes]) -> None:
@@ -293,8 +288,13 @@ class PacketSocket:
         count = self._rx.take(self._fd, 0)
         if count <= 0:
             return None
-        stamp, names = self._rx.arrival(count), self._rx.names[:count]
-        return Replies(self._rx.data[:count], self._rx.headers["len"][:count], stamp, names, count == BLOCK)
+        data, length, names = self._rx.data[:count], self._rx.headers["len"][:count], self._rx.names[:count]
+        if not len(self._hardware):
+            return Replies(data, length, self._rx.arrival(count), names, count == BLOCK)
+        self._rx.odd = True
+        used = self._rx.headers["controllen"][:count]
+        came = arrivals(self._rx.control[:count], used, self._hardware)
+        return Replies(data, length, came.stamp, names, count == BLOCK, came.hard)
 
     def stamps(self) -> Stamps | None:
         return self._early.pop(0) if self._early else self._take_stamps()
@@ -308,45 +308,32 @@ class PacketSocket:
         control = self._err.control[:count]
         stamped = (control["origin"] == abi.ORIGIN_STAMP) & (control["kind"] == abi.KIND_STAMP)
         errors: tuple[QuotedError, ...] = ()
-        if stamped.all():
-            ids, stamp = control["id"], control["sec"] * 1_000_000_000 + control["nsec"]
-        else:
+        if not stamped.all():
             self._err.odd = True
             seen = (self._error(int(i)) for i in np.flatnonzero(~stamped))
             errors = tuple(error for error in seen if error is not None)
-            kept = control[stamped]
-            ids, stamp = kept["id"], kept["sec"] * 1_000_000_000 + kept["nsec"]
+            control = control[stamped]
+        full = count == BLOCK
+        if not len(self._hardware):
+            ids, stamp = control["id"], control["sec"] * 1_000_000_000 + control["nsec"]
+            if not self.choose_id:
+                ids, stamp = self._counter.translate(ids, stamp)
+            return Stamps(ids, stamp, errors, full)
+        left = departures(control)
+        ids, stamp, hard_ids, hard = left.ids, left.stamp, left.hard_ids, left.hard_stamp
         if not self.choose_id:
             ids, stamp = self._counter.translate(ids, stamp)
-        return Stamps(ids, stamp, errors, count == BLOCK)
+            hard_ids, hard = self._counter.translate_hard(hard_ids, hard)
+        return Stamps(ids, stamp, errors, full, hard_ids, hard)
 
     def _error(self, i: int) -> QuotedError | None:
-        """The ICMP error of row i: SCM_TIMESTAMPING may stand before the extended error, or not."""
-        used = int(self._err.headers["controllen"][i])
-        control = self._err.control[i : i + 1].view(np.uint8).tobytes()[:used]
-        at = 0
-        while at + 16 <= used:
-            length = int.from_bytes(control[at : at + 8], "little")
-            level = int.from_bytes(control[at + 8 : at + 12], "little")
-            kind = int.from_bytes(control[at + 12 : at + 16], "little")
-            if length < 16:
-                return None
-            if (level, kind) in (
-                (socket.IPPROTO_IP, abi.IP_RECVERR),
-                (socket.IPPROTO_IPV6, abi.IPV6_RECVERR),
-            ):
-                origin, error_type, code = control[at + 20 : at + 23]
-                if origin == abi.ORIGIN_TIMESTAMPING:  # without a time: none of those that were asked for
-                    return None
-                by_kernel = origin not in (abi.ORIGIN_ICMP, abi.ORIGIN_ICMP6)
-                local = by_kernel or _is_ours(control[at + 32 : at + length])
-                quoted = self._err.data[i, : int(self._err.headers["len"][i])].tobytes()
-                name = self._err.names[i, : int(self._err.headers["namelen"][i])].tobytes()
-                return QuotedError(
-                    error_type, code, local, quoted, name.ljust(abi.SOCKADDR, b"\0") if name else b""
-                )
-            at += (length + 7) & ~7
-        return None
+        """The ICMP error of row i."""
+        head = self._err.headers[i]
+        return quoted_error(
+            self._err.control[i : i + 1].view(np.uint8).tobytes()[: int(head["controllen"])],
+            self._err.data[i, : int(head["len"])].tobytes(),
+            self._err.names[i, : int(head["namelen"])].tobytes(),
+        )
 
     def _resynchronise(self) -> None:
         """Restart the kernel's id counter: whether a refused packet took an id depends on who refused it.
@@ -355,9 +342,9 @@ class PacketSocket:
         """
         while (stamps := self._take_stamps()) is not None:
             self._early.append(replace(stamps, full=True))  # there is more behind it
-        without = (abi.STAMPING & ~abi.OPT_ID) & ~abi.OPT_TSONLY
+        without = (self._stamping & ~abi.OPT_ID) & ~abi.OPT_TSONLY
         self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, without)
-        self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
+        self._socket.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, self._stamping)
         self._counter.restart(time.time_ns())
 
     def pressure(self) -> Pressure:
@@ -381,20 +368,3 @@ def pressure(handle: socket.socket) -> Pressure:
     info = memoryview(raw).cast("I")
     full = info[abi.MEMINFO_RECEIVED] + _MESSAGE > info[abi.MEMINFO_ROOM]
     return Pressure(info[abi.MEMINFO_DROPS], full)
-
-
-def _is_ours(offender: bytes) -> bool:
-    """Whether an ICMP error came from an address (a sockaddr) of this host: then the probe never left."""
-    family = int.from_bytes(offender[:2], "little")
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as trial:
-            if family == socket.AF_INET:
-                trial.bind((socket.inet_ntop(family, offender[4:8]), 0))
-            elif family == socket.AF_INET6:
-                scope = int.from_bytes(offender[24:28], "little")
-                trial.bind((socket.inet_ntop(family, offender[8:24]), 0, 0, scope))
-            else:
-                return False
-    except (OSError, ValueError):
-        return False
-    return True

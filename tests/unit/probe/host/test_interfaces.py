@@ -30,9 +30,7 @@ class Host:
         self.flags: dict[str, int] = {}
         self.outlets: dict[int, int] = {}  # by family: the index of an interface
         self.asked: list[str] = []
-        monkeypatch.setattr(
-            interfaces, "_outlet", lambda _kernel, family, _sockaddr: self.outlets.get(family, 0)
-        )
+        monkeypatch.setattr(interfaces, "_outlet", lambda _kernel, family, *_: self.outlets.get(family, 0))
         monkeypatch.setattr(socket, "if_indextoname", self._name)
         monkeypatch.setattr(fcntl, "ioctl", self._ioctl)
 
