@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probe.telemetry.schema import MEASUREMENTS, Measurement
+from probe.telemetry.schema import MEASUREMENTS, Field, Measurement
 
 PAGE = Path(__file__).with_name("schema.md")
 
@@ -32,10 +32,15 @@ def _section(measurement: Measurement) -> str:
     text = f"## `{measurement.name}`\n\n{_sentence(measurement.doc)}\n\nTags: {tags}.\n"
     if not measurement.fields:
         return text + "\nIts name and tags are reserved; this version does not send it.\n"
-    rows = "".join(
-        f"| `{f.name}` | {f.kind} | {f.doc.replace('|', chr(92) + '|')} |\n" for f in measurement.fields
-    )
+    if any(f.kinds for f in measurement.fields):
+        text += "\nWhere kinds are named, the points of other kinds do not have the field.\n"
+    rows = "".join(f"| `{f.name}` | {f.kind} | {_meaning(f)} |\n" for f in measurement.fields)
     return f"{text}\n| field | type | meaning |\n| --- | --- | --- |\n{rows}"
+
+
+def _meaning(field: Field) -> str:
+    kinds = f"**{', '.join(field.kinds)}**: " if field.kinds else ""
+    return kinds + field.doc.replace("|", chr(92) + "|")
 
 
 def _sentence(text: str) -> str:

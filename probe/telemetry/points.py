@@ -67,14 +67,14 @@ def probe_lines(summaries: Summaries, series: Sequence[str]) -> list[str]:
     rest = (columns[name].tolist() for name in (*_LAST, *RTT, "jitter_ns", *IPDV))
     rows = zip(series, begun, *rest, strict=False)
     whole = summaries.steps & (summaries.pairs > 0)
-    end = f" {summaries.start_ns}"
+    time = f" {summaries.start_ns}"
     if summaries.present:
-        ends: Iterator[str] = (more + end for more in _optional(summaries))
+        ends: Iterator[str] = (more + time for more in _optional(summaries))
     elif whole.all():
-        form = _WHOLE_TEXT + end
+        form = _WHOLE_TEXT + time
         return [form % row for row in rows]
     else:
-        ends = itertools.repeat(end)
+        ends = itertools.repeat(time)
     made = []
     states = zip(
         whole.tolist(),

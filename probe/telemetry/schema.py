@@ -15,11 +15,15 @@ Kind = Literal["int", "float", "bool", "str"]
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a measurement: its type on the wire, its unit and its meaning."""
+    """One field of a measurement: its type on the wire, its unit and its meaning.
+
+    kinds: of probe (the tag `kind`) that have it; empty: all.
+    """
 
     name: str
     kind: Kind
     doc: str
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,23 @@ class Measurement:
     doc: str
 
 
-def _ints(prefix: str, **docs: str) -> tuple[Field, ...]:
-    return tuple(Field(prefix + name, "int", doc) for name, doc in docs.items())
+def _ints(prefix: str, kinds: tuple[str, ...] = (), **docs: str) -> tuple[Field, ...]:
+    return tuple(Field(prefix + name, "int", doc, kinds) for name, doc in docs.items())
+
+
+def _one_way(way: str, doc: str) -> tuple[Field, ...]:
+    return _ints(
+        f"{way}_",
+        ("stamp",),
+        min_ns=f"smallest one-way delay {doc} (RFC 7679); negative where the clocks differ by more than it",
+        mean_ns="arithmetic mean of the same",
+        stddev_ns="population standard deviation of the same",
+        p50_ns="median of the same",
+        p90_ns="90th percentile of the same",
+        p99_ns="99th percentile of the same",
+        p999_ns="99.9th percentile of the same",
+        max_ns="largest of the same",
+    )
 
 
 PROBE = Measurement(
@@ -68,15 +87,36 @@ PROBE = Measurement(
             send_lag_max_ns="largest delay from when a probe was due to the tick that sent it",
             unstamped="received probes whose RTT is not from kernel or hardware stamps at both ends",
         ),
+        *_ints(
+            "",
+            ("tcp", "connect"),
+            open="received probes answered with SYN/ACK: somebody listens on the port",
+            closed="received probes answered with RST: nobody does; open + closed = received",
+        ),
+        *_one_way("forward", "from here to the reflector"),
+        *_one_way("backward", "from the reflector to here"),
+        *_ints(
+            "",
+            ("stamp",),
+            clock_error_ns="largest sum of both clocks' own bounds: so far a one-way delay may be off",
+            forward_lost="lost probes that did not reach the reflector; absent where it numbers no replies",
+            backward_lost="lost probes that the reflector answered; absent where it numbers no replies",
+            unfollowed="received probes whose dwell time does not end with the reflector's kernel TX stamp",
+        ),
+        *_ints(
+            "",
+            hardware="received probes whose RTT is from the interface's own clock; absent where it has none",
+        ),
     ),
-    "one flow or target over one window; time is the window's start",
+    "one target over one window, all its flows together; and, with the tag `flow`, each flow of a target that "
+    "has several (never add both); time is the window's start",
 )
 PROBE_HISTOGRAM = Measurement(
     "probe_histogram",
-    ("target", "venue", "line", "kind", "dscp", "flow", "le"),
+    ("target", "venue", "line", "kind", "dscp", "le"),
     _ints("", count="round-trip times in this bucket alone (not cumulative); empty buckets are absent"),
-    "one bucket of a target's round-trip times over the histogram window; `le`: the bucket's upper bound in "
-    "ns, zero-padded to 12 digits, or +Inf; merging is adding",
+    "one bucket of a target's round-trip times, of all its flows, over the histogram window; `le`: the "
+    "bucket's upper bound in ns, zero-padded to 12 digits, or +Inf; merging is adding",
 )
 EVENT = Measurement(
     "event",

@@ -9,7 +9,7 @@ import pytest
 
 from probe.clock import MILLISECOND, SECOND
 from probe.engine.samples import Cut
-from probe.reporting import Reporter
+from probe.reporting import _PIECE, Reporter
 from probe.telemetry.lines import Point, parse
 from tests.unit.probe.windows.measured import Targets
 from tests.unit.probe.windows.plain import Probe, Window
@@ -106,3 +106,55 @@ def test_no_two_histograms_share_a_time() -> None:
     ]
     assert len(times) > 2
     assert all(earlier < later for earlier, later in itertools.pairwise(times))
+
+
+def test_a_target_with_several_flows_has_a_point_of_its_own_and_one_a_flow() -> None:
+    tags = [{"agent": "a", "target": name, "kind": kind} for name, kind in (("x", "tcp"), ("y", "icmp"))]
+    targets = Targets([*tags, {"agent": "a", "target": "z", "kind": "icmp"}], [1, 3, 1])
+    rows = tuple(
+        Probe(flow=flow, due=n, sent=n, tx=n, rx=n + (flow + 1) * MILLISECOND)
+        for n, flow in enumerate((0, 1, 2, 3, 4, 1), start=1)
+    )
+    it = Reporter(targets, HISTOGRAM, SECOND)
+    nothing = (0,) * 5
+    cut = Window((rows,), (True,) * 5, nothing, nothing, nothing).cut(NOON, NOON + WINDOW)
+    made = it.lines(cut)
+    found = [(p.tags["target"], p.tags.get("flow"), p.fields["sent"]) for p in points(made, "probe")]
+    assert sorted(found, key=str) == [
+        ("x", None, 1),
+        ("y", "0", 2),
+        ("y", "1", 1),
+        ("y", "2", 1),
+        ("y", None, 4),
+        ("z", None, 1),
+    ]
+    has_port = [p.tags["target"] for p in points(made, "probe") if "open" in p.fields]
+    assert has_port == ["x"]
+    # A histogram is a target's, of all its flows.
+    buckets = points(it.finish(), "probe_histogram")
+    assert not [p for p in buckets if "flow" in p.tags]
+    assert [sum(int(p.fields["count"]) for p in buckets if p.tags["target"] == name) for name in "xyz"] == [
+        1,
+        4,
+        1,
+    ]
+
+
+def test_targets_beyond_one_piece_have_their_own_points() -> None:
+    counts = [64, 1, 2] * 40
+    targets = Targets([{"agent": "a", "target": f"t{n}"} for n in range(len(counts))], counts)
+    flows = sum(counts)
+    rows = tuple(
+        Probe(flow=flow, due=n, sent=n, tx=n, rx=n + flow + 1)
+        for n, flow in enumerate(list(range(flows)) * 5, start=1)
+    )
+    nothing = (0,) * flows
+    cut = Window((rows,), (True,) * flows, nothing, nothing, nothing).cut(NOON, NOON + WINDOW)
+    assert len(rows) > _PIECE
+    found = points(Reporter(targets, HISTOGRAM, SECOND).lines(cut), "probe")
+    whole = {p.tags["target"]: p for p in found if "flow" not in p.tags}
+    assert len(found) == flows + sum(count > 1 for count in counts)
+    for tags, (first, count) in zip(targets.target_tags, targets.targets, strict=True):
+        fields = whole[tags["target"]].fields
+        assert (fields["sent"], fields["rtt_min_ns"]) == (5 * count, first + 1)
+        assert fields["rtt_max_ns"] == first + count

@@ -17,7 +17,7 @@ from probe.windows.histogram import LABELS, Counts
 from probe.windows.summary import summarise
 from tests.unit.probe.repeatable import repeatable
 from tests.unit.probe.windows.drawing import TIMEOUT, windows
-from tests.unit.probe.windows.plain import Probe, Window
+from tests.unit.probe.windows.plain import Probe, Said, Window
 
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -25,30 +25,51 @@ KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 @repeatable
 @given(windows())
 def test_lines_say_what_the_fields_say(window: Window) -> None:
-    summaries = summarise(window.cut(1_700_000_000_000_000_000), window.flows, TIMEOUT)
-    series = [
-        series_text("probe", {"agent": "ny4-01", "target": f"t {flow}"}) for flow in range(window.flows)
-    ]
+    summaries = summarise(window.cut(1_700_000_000_000_000_000), window.flows, TIMEOUT, window.layout)
+    rows = range(len(window.rows))
+    series = [series_text("probe", {"agent": "ny4-01", "target": f"t {row}"}) for row in rows]
     expected = [
-        encode(series[flow], fields, 1_700_000_000_000_000_000)
-        for flow in range(window.flows)
-        if (fields := probe_fields(summaries, flow))
+        encode(series[row], fields, 1_700_000_000_000_000_000)
+        for row in rows
+        if (fields := probe_fields(summaries, row))
     ]
     assert probe_lines(summaries, series) == expected
 
 
-def full() -> Window:
+def full(kind: str = "icmp", flows: int = 1) -> Window:
+    """Probes that give every field that their kind has: here a reflector numbers and the interface stamps."""
+    said = Said(dwell=5, forward=40, backward=50, error=3) if kind == "stamp" else None
     probes = tuple(
-        Probe(due=n, sent=n, tx=n, rx=n + 100 * n, duplicates=n == 3) for n in range(1_000, 5_000, 1_000)
+        Probe(
+            flow=n // 1_000 % flows,
+            due=n,
+            sent=n,
+            tx=n,
+            rx=n + 100 * n,
+            duplicates=n == 3_000,
+            hard=99 * n,
+            said=said,
+        )
+        for n in range(1_000, 9_000, 1_000)
     )
-    return Window((probes,), (True,), (0,), (0,), (0,))
+    nothing = (0,) * flows
+    numbering = (kind == "stamp",) * flows
+    return Window((probes,), (True,) * flows, nothing, nothing, nothing, (kind,) * flows, numbering, (flows,))
 
 
-def test_a_full_point_has_every_field_of_the_schema_and_no_other() -> None:
-    fields = probe_fields(summarise(full().cut(), 1, 1 << 40), 0)
-    assert sorted(fields) == sorted(field.name for field in PROBE.fields)
-    for field in PROBE.fields:
-        assert type(fields[field.name]) is KINDS[field.kind], field.name
+@pytest.mark.parametrize("kind", ["icmp", "stamp", "tcp", "connect"])
+@pytest.mark.parametrize("flows", [1, 2])
+def test_a_full_point_has_every_field_that_the_schema_gives_its_kind_and_no_other(
+    kind: str, flows: int
+) -> None:
+    window = full(kind, flows)
+    summaries = summarise(window.cut(), flows, 1 << 40, window.layout)
+    wanted = [field for field in PROBE.fields if not field.kinds or kind in field.kinds]
+    for row in range(len(window.rows)):
+        fields = probe_fields(summaries, row)
+        assert sorted(fields) == sorted(field.name for field in wanted)
+        for field in wanted:
+            assert type(fields[field.name]) is KINDS[field.kind], field.name
 
 
 def test_a_flow_to_which_nothing_happened_has_no_line() -> None:

@@ -11,38 +11,19 @@ from probe.engine.samples import ERROR, LOCAL, REFUSED, SENT, SKIPPED
 from probe.telemetry.points import probe_fields
 from probe.windows.summary import summarise
 from tests.unit.probe.repeatable import repeatable
+from tests.unit.probe.windows.by_hand import answered, measured, one_flow
 from tests.unit.probe.windows.drawing import HUGE, TIMEOUT, windows
 from tests.unit.probe.windows.plain import Probe, Window
 
-Fields = dict[str, int | float]
-
-
-def measured(window: Window, timeout: int, flow: int = 0) -> Fields:
-    fields = probe_fields(summarise(window.cut(), window.flows, timeout), flow)
-    return {name: value for name, value in fields.items() if isinstance(value, int | float)}
-
-
-def one_flow(*probes: Probe, late: int = 0, duplicates: int = 0, errors: int = 0) -> Window:
-    return Window((probes,), (any(p.tx for p in probes),), (late,), (duplicates,), (errors,))
-
-
-def answered(*rtts: int | None, every: int = 1_000) -> tuple[Probe, ...]:
-    """Probes sent every `every` ns; None: no reply."""
-    sent = [10_000 + n * every for n in range(len(rtts))]
-    return tuple(
-        Probe(due=at, sent=at, tx=at, rx=0 if rtt is None else at + rtt)
-        for at, rtt in zip(sent, rtts, strict=True)
-    )
-
 
 def agree(window: Window, timeout: int) -> None:
-    summaries = summarise(window.cut(), window.flows, timeout)
-    for flow in range(window.flows):
-        got, expected = probe_fields(summaries, flow), window.fields(flow, timeout)
+    summaries = summarise(window.cut(), window.flows, timeout, window.layout)
+    for row in range(len(window.rows)):
+        got, expected = probe_fields(summaries, row), window.fields(row, timeout)
         assert list(got) == list(expected)
         for name, value in expected.items():
-            if name in ("jitter_ns", "rtt_stddev_ns"):
-                # The only two that are computed in floating point, and then rounded.
+            if name == "jitter_ns" or "stddev" in name:
+                # Only these are computed in floating point, and then rounded.
                 assert got[name] == pytest.approx(value, abs=0.51, rel=1e-9), name
                 assert isinstance(got[name], int)
             else:
@@ -65,7 +46,7 @@ def test_huge_values(window: Window) -> None:
 @repeatable
 @given(windows())
 def test_what_the_histogram_gets_are_the_round_trip_times(window: Window) -> None:
-    summaries = summarise(window.cut(), window.flows, TIMEOUT)
+    summaries = summarise(window.cut(), window.flows, TIMEOUT, window.layout)
     for flow in range(window.flows):
         mine = summaries.rtt[summaries.rtt_flow == flow]
         assert len(mine) == summaries.timed[flow]
