@@ -108,8 +108,8 @@ PROBE = Measurement(
             hardware="received probes whose RTT is from the interface's own clock; absent where it has none",
         ),
     ),
-    "one target over one window, all its flows together; and, with the tag `flow`, each flow of a target that "
-    "has several (never add both); time is the window's start",
+    "one target over one window, all its flows together; and, with the tag `flow`, each flow of a target "
+    "that has several (never add both); time is the window's start",
 )
 PROBE_HISTOGRAM = Measurement(
     "probe_histogram",
