@@ -78,7 +78,7 @@ class Handshake:
         self._port = np.array([flow.port for flow in flows], np.uint16)
         address = slice(4, 8) if v4 else slice(8, 24)  # of a sockaddr
         there = b"".join(flow.destination[address] for flow in flows)
-        self._there = np.frombuffer(there, "u4").reshape(len(flows), -1)
+        self._there = _words(np.frombuffer(there, np.uint8).reshape(len(flows), 4 if v4 else 16))
         # By row of the ledger: what was sent, and by which flow of the desk.
         self._sequence = np.zeros(desk.ledger.size, np.uint32)
         self._flow = np.zeros(desk.ledger.size, np.int32)
@@ -125,7 +125,8 @@ class Handshake:
         flow = self._flow[rows]
         good &= segment["source"] == self._port[flow]
         good &= segment["destination"] == self._own[flow]
-        good &= (np.ascontiguousarray(seen).view("u4") == self._there[flow]).all(axis=1)
+        for here, there in zip(_words(seen), self._there, strict=True):
+            good &= here == there[flow]
         stamps = to_mono(replies.stamp)
         answers = good & ((kind == _OPEN) | (kind == _CLOSED))
         if not answers.all():
@@ -181,3 +182,9 @@ class Handshake:
             self._ledger.failed(int(numbers[0]), error.local)
         else:
             self._counters.unanswerable += 1
+
+
+def _words(addresses: NDArray[np.uint8]) -> list[NDArray[np.uint32]]:
+    """Addresses, a row each, as columns of 32 bits."""
+    columns = np.ascontiguousarray(addresses).view(np.uint32)
+    return [np.ascontiguousarray(columns[:, n]) for n in range(columns.shape[1])]
