@@ -207,7 +207,9 @@ def _channel(
     streams = group.streams
     # A ring is told of every packet by the tap, whatever the driver can do.
     ring = isinstance(group.socket, RingSocket)
-    sure = [True] * len(streams) if ring else stamped((s.address.family, s.address.sockaddr) for s in streams)
+    target = streams[0].target  # all of a group leave by the same interface, from the same source
+    ways = ((s.address.family, s.address.sockaddr) for s in streams)
+    sure = [True] * len(streams) if ring else stamped(ways, target.interface, target.source)
     # A window, the timeout after it, what a late tick or a second of backlog adds, and how long a reply may
     # wait unread.
     span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND + DRAIN_EVERY
@@ -222,6 +224,7 @@ def _channel(
         base_id=group.secret.first_id,
         speak=group.speak,
         reflecting=group.kind == "stamp",
+        hardware=group.hardware,
     )
 
 

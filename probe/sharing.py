@@ -11,12 +11,14 @@ import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 from probe.clock import Clock
 from probe.engine.dialect import Flow, Speak
 from probe.engine.echo import Echo
 from probe.errors import PrivilegeError, SocketError
+from probe.host.interfaces import has_clock, outlets, sharing_clock
 from probe.host.netlink import Hop
 from probe.kinds import open_kind
 from probe.settings import AgentSettings, Target
@@ -56,6 +58,7 @@ class Group:
     secret: Secret
     speak: Speak = Echo
     kind: str = "icmp"
+    hardware: bool = False
 
     def flows(self, indices: Sequence[int], stamped: Sequence[bool]) -> list[Flow]:
         """For its channel: `indices` into the agent's list of flows, in the order of the streams."""
@@ -92,6 +95,7 @@ def streams_of(members: Sequence[tuple[Target, Address]]) -> list[Stream]:
 def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock) -> Shared:
     """Open what the flows need. Raises: PrivilegeError where the kernel allows no probe socket at all."""
     ring = settings.engine.backend == "ring"
+    clocks = _clocks(streams) if settings.engine.hardware_stamps == "auto" else [_NO_CLOCK] * len(streams)
     ways: Sequence[Hop | str] = [""] * len(streams)
     if ring:
         ways = choose([(s.target, s.address) for s in streams])
@@ -101,7 +105,7 @@ def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock
         if isinstance(way, str) and way
     }
     shared = Shared([], [], Follower(list(waiting.values()), clock.mono()) if ring else None)
-    together = sorted(zip(streams, ways, strict=True), key=_key)
+    together = sorted(zip(streams, ways, clocks, strict=True), key=_key)
     next_id = secrets.randbelow(1 << 16)
     refusal: PrivilegeError | None = None
     for _, members in groupby(together, _key):
@@ -110,9 +114,9 @@ def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock
             part = everybody[at : at + _CHANNEL_FLOWS]
             secret = Secret(secrets.token_bytes(8), next_id & 0xFFFF, len(part))
             next_id += len(part)
-            flows = [stream for stream, _ in part]
+            flows = [stream for stream, _, _ in part]
             try:
-                shared.groups.append(_open(flows, [way for _, way in part], settings, clock, secret, shared))
+                shared.groups.append(_open(part, settings, clock, secret, shared))
             except SocketError as problem:
                 refusal = problem if isinstance(problem, PrivilegeError) else refusal
                 names = {stream.target.name: stream.target for stream in flows}
@@ -124,30 +128,43 @@ def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock
     return shared
 
 
-Bound = tuple[Stream, "Hop | str"]  # a flow, and the way for whole frames if it has one
+# A flow, the way for whole frames if it has one, and the interfaces that share the clock of its own one.
+Bound = tuple[Stream, "Hop | str", frozenset[int]]
+_NO_CLOCK: frozenset[int] = frozenset()
 
 
-def _key(bound: Bound) -> tuple[str | int | bool, ...]:
+def _clocks(streams: Sequence[Stream]) -> list[frozenset[int]]:
+    """By which interfaces' common clock each flow's packets are stamped, besides the kernel's; empty: none."""
+    found = [_NO_CLOCK] * len(streams)
+    if not has_clock():
+        return found
+    shared = cache(sharing_clock)
+    for n, stream in enumerate(streams):
+        target, address = stream.target, stream.address
+        way = (address.family, address.sockaddr)
+        (outlet,) = outlets([way], target.interface, target.source)
+        found[n] = shared(outlet)
+    return found
+
+
+def _key(bound: Bound) -> tuple[str | int | bool | tuple[int, ...], ...]:
     """What one socket fixes for all its flows, and whether its rows are large."""
-    stream, way = bound
+    stream, way, clock = bound
     target = stream.target
     return (
         *(target.kind, int(stream.address.family), target.dscp, target.ttl, target.source, target.interface),
         *(target.dont_fragment, target.size > _JUMBO, target.key_file),
         stream.lane if target.kind == "stamp" else 0,
         way.index if isinstance(way, Hop) else 0,
+        tuple(sorted(clock)),
     )
 
 
 def _open(
-    streams: list[Stream],
-    ways: Sequence[Hop | str],
-    settings: AgentSettings,
-    clock: Clock,
-    secret: Secret,
-    shared: Shared,
+    members: Sequence[Bound], settings: AgentSettings, clock: Clock, secret: Secret, shared: Shared
 ) -> Group:
     """One group's socket. Raises: SocketError."""
+    streams = [stream for stream, _, _ in members]
     target, address = streams[0].target, streams[0].address
     options = SocketOptions(
         address.family,
@@ -158,16 +175,17 @@ def _open(
         target.source,
         target.interface,
         target.dont_fragment,
+        members[0][2],
     )
     if target.kind == "icmp":
-        hops = [way for way in ways if isinstance(way, Hop)]
+        hops = [way for _, way, _ in members if isinstance(way, Hop)]
         if hops and shared.follower is not None:
             pairs = [(stream.target, stream.address) for stream in streams]
             ring = shared.follower.open(options, pairs, hops, secret)
             if ring is not None:
                 return Group(ring, streams, secret)
     opened, speak = open_kind(options, streams, settings, clock)
-    return Group(opened, streams, secret, speak, target.kind)
+    return Group(opened, streams, secret, speak, target.kind, bool(options.hardware))
 
 
 def _divide(groups: list[Group]) -> None:

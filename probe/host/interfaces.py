@@ -54,6 +54,13 @@ def stamping(interface: str) -> int | None:
     return None if found is None else found.flags
 
 
+def has_clock() -> bool:
+    """Whether any interface of this host has a clock of its own."""
+    return any(
+        found.clock >= 0 for _, name in socket.if_nameindex() if (found := timestamping(name)) is not None
+    )
+
+
 def sharing_clock(index: int) -> frozenset[int]:
     """Indices of the interfaces that stamp by the same PTP hardware clock as this one, itself among them.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from probe.errors import SocketError
 from probe.sockets import abi
-from probe.sockets.opening import SocketOptions, enlarge, kernel_takes_ids, set_path
+from probe.sockets.opening import SocketOptions, enlarge, kernel_takes_ids, set_path, set_stamping
 from probe.sockets.packet_socket import PITCH, PacketSocket
 
 HEADER = 8  # bytes of a UDP header: part of the IP payload, and the kernel's to write
@@ -49,7 +49,7 @@ def open_datagram(
         raise SocketError(f"cannot open an {name} UDP socket: {problem.strerror}") from None
     try:
         enlarge(handle, options.receive_buffer)
-        handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
+        set_stamping(handle, options)
         if options.family == socket.AF_INET:
             handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
         else:
@@ -68,5 +68,11 @@ def open_datagram(
     # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
     time.sleep(0.005)
     return DatagramSocket(
-        handle, raw=False, choose_id=chosen, max_size=options.max_size - HEADER, names=False, kept=kept
+        handle,
+        raw=False,
+        choose_id=chosen,
+        max_size=options.max_size - HEADER,
+        names=False,
+        kept=kept,
+        hardware=options.hardware,
     )

@@ -32,7 +32,8 @@ class SocketOptions:
     source: str = ""  # an address of this host; empty: the route's
     interface: str = ""  # SO_BINDTODEVICE: also a VRF; empty: the route's
     dont_fragment: bool = False  # DF on every packet, and none that exceeds the path's MTU
-    hardware: bool = False  # stamps by the interface's own clock, too
+    # Stamps by the interface's own clock, too: indices of the interfaces that share the clock.
+    hardware: frozenset[int] = frozenset()
     replies: bool = True  # of a raw socket: whether it receives echo replies, or ICMP errors alone
 
 
@@ -58,7 +59,9 @@ def open_icmp(
     chosen = kernel_takes_ids() if choose_id is None else choose_id
     # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
     time.sleep(0.005)
-    return PacketSocket(handle, raw=raw, choose_id=chosen, max_size=options.max_size)
+    return PacketSocket(
+        handle, raw=raw, choose_id=chosen, max_size=options.max_size, hardware=options.hardware
+    )
 
 
 def _open(family: int, allow_raw: bool) -> tuple[socket.socket, bool]:
@@ -92,7 +95,7 @@ def privilege_remedy() -> str:
 
 def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None:
     enlarge(handle, options.receive_buffer)
-    handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
+    set_stamping(handle, options)
     if options.family == socket.AF_INET:
         if raw:
             wanted = (*((icmp.ECHO_REPLY,) if options.replies else ()), *icmp.ERRORS4)
@@ -108,6 +111,12 @@ def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None
             handle.setsockopt(socket.IPPROTO_ICMPV6, abi.ICMP6_FILTER, struct.pack("=8I", *words))
         else:
             handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+
+
+def set_stamping(handle: socket.socket, options: SocketOptions) -> None:
+    """Have the kernel stamp what is sent and what is received. Raises: OSError."""
+    flags = abi.HARDWARE_STAMPING if options.hardware else abi.STAMPING
+    handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, flags)
 
 
 def set_path(handle: socket.socket, options: SocketOptions, port: int = 0) -> None:

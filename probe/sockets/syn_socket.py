@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from probe.errors import PrivilegeError, SocketError
 from probe.packets import tcp
 from probe.sockets import abi, filters
-from probe.sockets.opening import SocketOptions, enlarge, kernel_takes_ids, set_path
+from probe.sockets.opening import SocketOptions, enlarge, kernel_takes_ids, set_path, set_stamping
 from probe.sockets.packet_socket import ROWS, PacketSocket
 from probe.sockets.ports import ReservedPorts
 from probe.sockets.sources import Sources, Watch
@@ -64,9 +64,17 @@ class SynSocket(PacketSocket):
     """
 
     def __init__(
-        self, handle: socket.socket, reserved: ReservedPorts, sources: Sources | None, *, choose_id: bool
+        self,
+        handle: socket.socket,
+        reserved: ReservedPorts,
+        sources: Sources | None,
+        *,
+        choose_id: bool,
+        hardware: frozenset[int],
     ) -> None:
-        super().__init__(handle, raw=True, choose_id=choose_id, max_size=tcp.SIZE, quotes=True)
+        super().__init__(
+            handle, raw=True, choose_id=choose_id, max_size=tcp.SIZE, quotes=True, hardware=hardware
+        )
         self._reserved, self._sources = reserved, sources
         self.ports = reserved.numbers
         self._addresses: list[bytes] = []
@@ -146,7 +154,7 @@ def open_syn(
         try:
             filters.attach(handle, filters.own_segments(options.family, reserved.numbers))
             enlarge(handle, options.receive_buffer)
-            handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
+            set_stamping(handle, options)
             if v4:
                 handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
             else:
@@ -162,7 +170,7 @@ def open_syn(
         chosen = kernel_takes_ids() if choose_id is None else choose_id
         # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
         time.sleep(0.005)
-        probe_socket = SynSocket(handle, reserved, sources, choose_id=chosen)
+        probe_socket = SynSocket(handle, reserved, sources, choose_id=chosen, hardware=options.hardware)
         opened.pop_all()
     return probe_socket
 
