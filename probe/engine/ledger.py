@@ -20,6 +20,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.engine.hardware import hard_rtt
 from probe.engine.overflow import Exposure, Overflows, arrivals
 from probe.engine.reflected import Reflected
 from probe.engine.samples import BLURRED, CLOSED, ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
@@ -298,5 +299,8 @@ class Ledger:
         )
         if self.reflected is not None:
             samples = replace(samples, reflections=self.reflected.reflections(rows, samples, self.floor))
+        if len(self.hard_rx):
+            hard = hard_rtt(samples.tx, samples.rx, self.hard_tx[rows], self.hard_rx[rows])
+            samples = replace(samples, hard_rtt=hard)
         self.floor += inside
         return samples
