@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probe.errors import UsageError
+from probe.errors import SocketError
 
-LEAST = 16  # bytes: less than an HMAC's own length makes it weaker than it looks
 _MOST = 4096
 
 
 def read_key(path: str | Path) -> bytes:
-    """The bytes of the file without the line end. Both ends need the same; text or binary is alike.
+    """The file's bytes without white space at their ends: what both ends of a session have to share.
 
-    Raises: UsageError, naming the file and what it has to hold.
+    Raises: SocketError, naming the file and what it has to hold.
     """
     try:
         with Path(path).open("rb") as file:
-            key = file.read(_MOST + 1)
+            key = file.read(_MOST + 1).strip()
     except OSError as problem:
-        raise UsageError(f"{path}: the key cannot be read: {problem.strerror}") from None
-    key = key.removesuffix(b"\n").removesuffix(b"\r")
-    if not LEAST <= len(key) <= _MOST:
-        held = f"more than {_MOST}" if len(key) > _MOST else str(len(key))
-        raise UsageError(
-            f"{path}: holds {held} bytes (allowed: a key of {LEAST} to {_MOST}; make one with: "
-            "openssl rand -hex 32)"
-        )
+        raise SocketError(f"cannot read key_file {path}: {problem.strerror}") from None
+    if not key:
+        raise SocketError(f"key_file {path} is empty (make a key with: openssl rand -hex 32)")
+    if len(key) > _MOST:
+        raise SocketError(f"key_file {path} is no key: it has more than {_MOST} bytes")
     return key

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe.clock import Clock
 from probe.engine.dialect import Speak
 from probe.engine.echo import Echo
-from probe.errors import SocketError
 from probe.host.clock import clock_state
+from probe.keys import read_key as read_key
 from probe.settings import AgentSettings, Target
 from probe.sockets.opening import SocketOptions, open_icmp
 from probe.sockets.packet_socket import ProbeSocket
@@ -72,17 +71,3 @@ def own_clock_error(settings: AgentSettings) -> Callable[[], int | None]:
         return state.error_ns if state.synchronised else None
 
     return ask
-
-
-def read_key(path: str) -> bytes:
-    """The key of STAMP's authenticated mode: a file's bytes without white space at their ends.
-
-    Raises: SocketError, as a target whose key cannot be read cannot be measured.
-    """
-    try:
-        key = Path(path).read_bytes().strip()
-    except OSError as problem:
-        raise SocketError(f"cannot read key_file {path}: {problem.strerror}") from None
-    if not key:
-        raise SocketError(f"key_file {path} is empty")
-    return key

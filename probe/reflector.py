@@ -84,7 +84,10 @@ def reflect(options: ReflectOptions) -> int:
     """
     from probe.sockets.privileges import drop_privileges
 
-    key = read_key(options.key_file) if options.key_file else b""
+    try:
+        key = read_key(options.key_file) if options.key_file else b""
+    except SocketError as problem:
+        raise UsageError(str(problem).replace("key_file", "--key-file", 1)) from None
     sockets = _open(options)
     drop_privileges()
     limit = RateLimit(options.rate, _TOGETHER * options.rate)
