@@ -58,11 +58,12 @@ class Numbering:
         # Numbers that came besides, as flows and numbers.
         self._strays: list[tuple[Indices, NDArray[np.uint32]]] = []
         self._kept = 0
+        self._swamped = np.zeros(flows, np.bool_)  # flows of which not all such numbers are known
 
     def stray(self, flows: NDArray[np.integer], numbers: NDArray[np.uint32]) -> None:
         """Replies came with these numbers that were not their probes' first."""
         if self._kept + len(flows) > _MOST:
-            self._doubtful[flows] = True
+            self._swamped[flows] = True
             return
         self._strays.append((flows.astype(np.int64), numbers.copy()))
         self._kept += len(flows)
@@ -185,7 +186,7 @@ class Numbering:
         back = np.abs(chain.missing - last)
         told = self.numbers[flow] & (chain.epoch == epoch) & (back <= losses)
         told &= (doubts[answered] == doubts_base) & (~begins | self._known[flow])
-        told &= ~(begins & self._doubtful[flow])
+        told &= ~((begins & self._doubtful[flow]) | self._swamped[flow])
         gaps = np.flatnonzero(lost[order])
         ends = np.searchsorted(answered, gaps)
         closed = ends < len(flow)
@@ -227,6 +228,7 @@ class Numbering:
         era[flow] = chain.epoch[last]
         keep = (chain.epoch[within] == era[flows]) & ((numbers - above[flows]).view(np.int32) > 0)
         strays, self._strays, self._kept = self._strays, [], 0
+        self._swamped[:] = False
         if keep.any():
             self.stray(flows[keep], numbers[keep])
         closed = np.zeros(len(self._number), np.bool_)

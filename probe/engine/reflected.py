@@ -2,7 +2,7 @@
 
 Columns beside the ledger's, one row a probe. A reply's own T3 is the reflector's clock just before it sends;
 the kernel's TX stamp of the same reply comes with the session's next one (follow-up telemetry, RFC 8972,
-section 4.7). So T3 is looked up, and losses are told, when a window is cut: the replies around are there then.
+section 4.7). So T3 is looked up, and losses are told, when a window is cut: the next replies are there then.
 """
 
 from __future__ import annotations
@@ -69,9 +69,6 @@ class Reflected:
             floor: probes before this number were cut off the ledger.
             told: what they say.
         """
-        if not fresh.all():
-            again = ~fresh
-            self._numbering.stray(flows[again], told.number[again])
         late = fresh & (numbers < floor)
         if late.any():
             self._numbering.late(flows[late], numbers[late], told.number[late])
@@ -88,6 +85,11 @@ class Reflected:
         self._error[where] = told.error[pick]
         self._follow_number[where] = told.follow_number[pick]
         self._follow[where] = told.follow[pick]
+        if not fresh.all():
+            # A copy has its original's number; a probe that was copied has two replies.
+            again = ~fresh & (told.number != self._number[rows])
+            if again.any():
+                self._numbering.stray(flows[again], told.number[again])
 
     def reflections(self, rows: Indices, samples: Samples, first: int) -> Reflections:
         """What became of the probes in `rows`, which `samples` says the rest of; call it once a cut.

@@ -1,9 +1,9 @@
 """Flows and probe numbers in, STAMP test packets out; replies in, the ledger filled: kind `stamp`.
 
 A reply leads back to its probe by the sender's timestamp, which the reflector copies: T1 is the wall time at
-which the probe was due, but for its last 22 bits (less than 1 ms), in which the probe's number stands, masked.
-It is believed if T1, sequence number and session are exactly what was sent. Each flow is one session (RFC
-8972, section 3): its sequence numbers begin at 0 and count what was planned, whether it left or not.
+which the probe was due, but for its last 22 bits (less than 1 ms), where the probe's number stands, masked.
+It is believed if T1, sequence number and session are what was sent. Each flow is one session (RFC 8972,
+section 3): its sequence numbers begin at 0 and count what was planned, whether it left or not.
 """
 
 from __future__ import annotations
@@ -154,11 +154,12 @@ class Reflection:
         raw = np.zeros(len(data), np.uint64)
         for kind, which in self._divided(flows, good):
             layout = self._layouts[kind]
-            good[which] &= self._genuine(kind, data[which], length[which])
+            ours, intact = self._genuine(kind, data[which], length[which])
+            good[which] &= ours
             if layout.follow_up and data.shape[1] >= layout.end:
                 said = stamp.follow_up_view(data[which], layout.follow_up)
                 some = (said["header"] == stamp.FOLLOWED) & (said["mode"] != 0) & (said["timestamp"] != 0)
-                some &= length[which] >= layout.end
+                some &= intact & (length[which] >= layout.end)
                 # What a control plane says is no stamp of the packet.
                 follows[which], follow_number[which] = some, said["seq"]
                 raw[which] = np.where(some & (said["mode"] != stamp.CONTROL), said["timestamp"], 0)
@@ -208,19 +209,21 @@ class Reflection:
         kinds = self._layout_by_index[np.minimum(flows, len(self._layout_by_index) - 1)]
         return [(kind, np.flatnonzero(good & (kinds == kind))) for kind in np.unique(kinds[good]).tolist()]
 
-    def _genuine(self, kind: int, data: NDArray[np.uint8], length: NDArray[np.integer]) -> Mask:
-        """Where the secret is ours, if the padding that it stood in came back, and the HMACs are right."""
+    def _genuine(self, kind: int, data: NDArray[np.uint8], length: NDArray[np.integer]) -> tuple[Mask, Mask]:
+        """Where the secret, if the padding that it stood in came back, and the HMAC are right; and where what
+        the TLVs say may be believed then."""
         layout, template = self._layouts[kind], self._templates[kind]
-        good = np.ones(len(data), np.bool_)
+        good = intact = np.ones(len(data), np.bool_)
         if layout.token:
             # A reflector that knows no TLVs may fill up its packets with anything, or not at all.
             at = layout.token
             padded = (data[:, at - 3 : at] == template[at - 3 : at]).all(1)
             padded &= length >= at + stamp.TOKEN
-            good &= ~padded | (stamp.token_view(data, at) == self._token)
+            good = ~padded | (stamp.token_view(data, at) == self._token)
         if self._sealed:
-            good &= layout.genuine(data, self._key)
-        return good
+            right, intact = layout.genuine(data, self._key)
+            good = good & right
+        return good, intact
 
     def _first(self, rows: Indices, numbers: Indices) -> Mask:
         """Which replies are the first ones to their probes."""
@@ -267,9 +270,9 @@ def _endpoint(address: bytes) -> bytes:
 
 def _errors(estimates: NDArray[np.uint16]) -> Indices:
     """How far the reflectors' clocks may be off, ns; ABSENT: not synchronised."""
-    one = estimates[:1]
+    shape, one = estimates.shape, estimates[:1]
     if (estimates == one).all():  # as long as one reflector answers
         estimates = one
     errors = timestamps.errors_of(estimates)
     errors[~timestamps.synchronised_of(estimates)] = ABSENT
-    return errors
+    return np.broadcast_to(errors, shape)
