@@ -102,7 +102,8 @@ class Echo:
             is_error = bool(packet) and packet[0] in icmp.ERRORS6 and not self._v4
             error = icmp.parse_error6(packet, replies.sources[i, 8:24].tobytes()) if is_error else None
         if is_error:
-            self._attribute(error)
+            if error is not None or not icmp.quotes_others(packet, v4=self._v4):
+                self._attribute(error)
         else:
             self._counters.foreign += 1
 

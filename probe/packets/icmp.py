@@ -40,6 +40,9 @@ UNREACHABLE6, TOO_BIG6, TIME_EXCEEDED6, PARAMETER_PROBLEM6 = 1, 2, 3, 4
 ERRORS4 = (UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM)
 ERRORS6 = (UNREACHABLE6, TOO_BIG6, TIME_EXCEEDED6, PARAMETER_PROBLEM6)
 
+_ICMP, _ICMPV6 = 1, 58  # protocol numbers
+_OTHERS6 = (6, 17, 132)  # TCP, UDP, SCTP: not a header in front of ICMPv6
+
 HEADER = 24  # bytes up to and including the probe number: the smallest probe
 _PADDING = bytes(range(0x40, 0x80))
 
@@ -161,7 +164,7 @@ def parse_error4(packet: bytes) -> IcmpError | None:
     """
     outer = (packet[0] & 0xF) * 4 if packet else 0
     quoted = packet[outer + 8 :]
-    if outer < 20 or len(quoted) < 28 or quoted[0] >> 4 != 4 or quoted[9] != 1:
+    if outer < 20 or len(quoted) < 28 or quoted[0] >> 4 != 4 or quoted[9] != _ICMP:
         return None
     inner = (quoted[0] & 0xF) * 4
     if inner < 20:
@@ -174,10 +177,22 @@ def parse_error6(packet: bytes, source: bytes) -> IcmpError | None:
     """The error in an ICMPv6 message (no IP header) from `source`, or None. Quoted extension headers are not
     followed."""
     quoted = packet[8:]
-    if len(quoted) < 48 or quoted[0] >> 4 != 6 or quoted[6] != 58:
+    if len(quoted) < 48 or quoted[0] >> 4 != 6 or quoted[6] != _ICMPV6:
         return None
     local = source == quoted[8:24]
     return _quoted_echo(packet[0], packet[1], quoted[40:], ECHO6_REQUEST, quoted[24:40], local)
+
+
+def quotes_others(packet: bytes, *, v4: bool) -> bool:
+    """Whether an ICMP error is about a packet that is no ICMP at all: nothing that concerns echo requests.
+
+    `packet` begins with the IP header where `v4`, else with the ICMPv6 message.
+    """
+    if v4:
+        quoted = packet[(packet[0] & 0xF) * 4 + 8 :] if packet else b""
+        return len(quoted) >= 20 and quoted[0] >> 4 == 4 and quoted[9] != _ICMP
+    quoted = packet[8:]
+    return len(quoted) >= 40 and quoted[0] >> 4 == 6 and quoted[6] in _OTHERS6
 
 
 def parse_quoted(error_type: int, code: int, quoted: bytes, request: int, local: bool) -> IcmpError | None:

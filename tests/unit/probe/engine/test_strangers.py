@@ -46,6 +46,20 @@ def test_an_icmp_error_counts_where_it_quotes_a_probe_of_ours(quoted: bytes, err
     assert driver.channel.counters.foreign == driver.totals()["lost"] == 0
 
 
+def test_an_icmp_error_about_this_hosts_other_traffic_is_nothing_foreign() -> None:
+    driver = RawDriver([0])
+    driver.run(200 * MILLISECOND)
+    about_udp = bytearray(unreachable(echo(5, TOKEN)))
+    at = 28 + 9  # behind the outer IP header and the ICMP one: the quoted IP header's protocol
+    assert about_udp[at] == 1
+    about_udp[at] = 17
+    driver.socket.deliver((driver.clock.mono_ns, bytes(about_udp)))
+    driver.run(SECOND)
+    driver.finish()
+    counters = driver.channel.counters
+    assert driver.totals()["errors"] == counters.unanswerable == counters.foreign == 0
+
+
 class Flooded(MemorySocket):
     """There is always one more block of somebody else's replies."""
 
