@@ -30,8 +30,20 @@ _HEAD = (
     ("p50", True),
     ("p99", True),
     ("max", True),
+    ("forward", True),
+    ("backward", True),
+    ("open", True),
+    ("closed", True),
     ("age", True),
 )
+_MAY_LACK = {
+    "venue",
+    "line",
+    "forward",
+    "backward",
+    "open",
+    "closed",
+}  # columns left out where nobody has any
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,8 +56,9 @@ def show(
 ) -> None:
     """Print what the store of `state_dir` holds of the last `last_ns`.
 
-    With `json`, one object a point, oldest first; else a table: counts, loss and max over that time, jitter
-    and quantiles of the newest window. Raises: SinkRefused (no store there), SinkUnavailable.
+    With `json`, one object a point, oldest first; else a table of targets, each with all its flows: counts,
+    loss and max over that time, jitter, quantiles and one-way medians of the newest window.
+    Raises: SinkRefused (no store there), SinkUnavailable.
     """
     now = (clock or SystemClock()).wall()
     with Reader(path_in(state_dir)) as reader:
@@ -83,7 +96,9 @@ def table(rows: Sequence[tuple[Row, Sequence[Summary]]], now_ns: int) -> str:
     """One line a target, worst state first, in columns."""
     ordered = sorted(rows, key=lambda one: (-SEVERITY[one[0].state], one[0].tags.get("target", "")))
     lines = [[name for name, _ in _HEAD]] + [_cells(row, windows, now_ns) for row, windows in ordered]
-    shown = [i for i in range(len(_HEAD)) if i not in (1, 2) or any(line[i] for line in lines[1:])]
+    shown = [
+        i for i, (name, _) in enumerate(_HEAD) if name not in _MAY_LACK or any(line[i] for line in lines[1:])
+    ]
     widths = {i: max(len(line[i]) for line in lines) for i in shown}
     return "".join(
         "  ".join(
@@ -109,8 +124,18 @@ def _cells(row: Row, windows: Sequence[Summary], now_ns: int) -> list[str]:
         text.duration(row.p50_ns),
         text.duration(row.p99_ns),
         text.duration(most),
+        *(
+            "" if ns is None else text.duration(ns)
+            for ns in (windows[-1].forward_ns, windows[-1].backward_ns)
+        ),
+        *(_sum(counts) for counts in ([w.open for w in windows], [w.closed for w in windows])),
         text.age(now_ns - row.end_ns),
     ]
+
+
+def _sum(counts: Sequence[float | None]) -> str:
+    there = [count for count in counts if count is not None]
+    return text.count(sum(there)) if there else ""
 
 
 def _printable(words: str) -> str:

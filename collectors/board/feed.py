@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from collectors.board import charts
+from collectors.board.flows import Flow, flows_of
 from collectors.board.panels import Event, Health, event_of, health_of
 from collectors.board.rows import HISTORY, Row, Summary, Window, row_of, shown, state_of
 from collectors.sinks.store import Reader, Stored
@@ -30,8 +31,10 @@ AHEAD = 60 * SECOND  # points further ahead of this host's clock than this are n
 WINDOWS = 600  # kept a target: HISTORY of windows of half a second
 AGENT_POINTS = 8  # what an agent's CPU share is told from
 CHART_POINTS = 50_000  # read for one chart: 6 h of windows of half a second
+FLOW_POINTS = 60  # read of each flow of the target that is drawn: a minute of windows of a second
 REDRAWS = 720  # of a chart while its span passes: 6 h is read again every 30 s, 5 min as often as it changes
 MAX_ROWS, MAX_EVENTS, MAX_AGENTS, MAX_BUCKETS, MAX_CHARTS = 2_000, 100, 200, 400, 64
+MAX_FLOWS = 64  # of a target: as many as an agent allows
 
 Shown = Mapping[str, object]
 
@@ -53,6 +56,7 @@ class Chart:
 
     boxes: list[charts.Box] = field(default_factory=list)
     cells: list[charts.Cell] = field(default_factory=list)
+    flows: list[Flow] = field(default_factory=list)
     first_ns: int = 0  # the oldest point there is, also beyond the span
 
 
@@ -197,10 +201,20 @@ class Feed:
                 for s in self._reader.series("probe_histogram", **one.tags)[-MAX_BUCKETS:]
                 if s.tags.keys() - one.tags.keys() == {"le"}
             ]
+            flows = [
+                (s.tags["flow"], _windows(self._reader.tail(s.id, FLOW_POINTS, now - HISTORY, until)))
+                for s in self._reader.series("probe", **one.tags)
+                if s.tags.keys() - one.tags.keys() == {"flow"}
+            ]
         except ColoprobeError as error:  # the next tick says so on the page
             log.debug("board: %s", error)
             return chart
-        chart = Chart(charts.boxes(windows, span_ns), charts.cells(histograms, span_ns), first or 0)
+        chart = Chart(
+            charts.boxes(windows, span_ns),
+            charts.cells(histograms, span_ns),
+            flows_of(flows[-MAX_FLOWS:]),
+            first or 0,
+        )
         if len(self._charts) >= MAX_CHARTS:
             self._charts.clear()
         self._charts[key] = _Made(self.data_version, mono, chart)

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from collectors.board import text
+from collectors.board.flows import Flow
 from collectors.board.panels import Event, Health
-from collectors.board.rows import SEVERITY
+from collectors.board.rows import SEVERITY, loss_level
 from probe.clock import MILLISECOND
 
 _RIGHT = {"align": "right", "sortable": True}
@@ -45,7 +47,7 @@ BODY = """
   <q-td class="tag">{{ props.row.venue }}</q-td>
   <q-td class="tag">{{ props.row.line }}</q-td>
   <q-td class="tag" :title="props.row.site">{{ props.row.agent }}</q-td>
-  <q-td class="tag">{{ props.row.kind }}</q-td>
+  <q-td class="tag kind">{{ props.row.kind }} <b>{{ props.row.more }}</b></q-td>
   <q-td class="num" :class="props.row.loss_level || 'quiet'">{{ props.row.loss_text }}</q-td>
   <q-td class="num" :class="props.row.history_level || 'quiet'">{{ props.row.history_text }}</q-td>
   <q-td class="num">{{ props.row.jitter_text }}</q-td>
@@ -74,6 +76,27 @@ def chips(rows: Sequence[Mapping[str, object]]) -> str:
         if counts[state]
     )
     return f'<div class="chips">{chips}</div>'
+
+
+def flows(found: Sequence[Flow]) -> str:
+    """A line a flow of one target, the odd ones marked; empty where it has no flows of its own."""
+    longest = max((flow.p50_ns for flow in found if flow.p50_ns is not None), default=None)
+
+    def one(flow: Flow) -> str:
+        share = flow.p50_ns / longest if flow.p50_ns is not None and longest else 0
+        cells = (
+            ("", escape(flow.name)),
+            (loss_level(flow.loss) or "quiet", text.percent(flow.loss)),
+            ("warn" if flow.odd else "", text.duration(flow.p50_ns)),
+            ("", text.duration(flow.p99_ns)),
+        )
+        shown = "".join(f'<td class="{level}">{value}</td>' for level, value in cells)
+        return f'<tr>{shown}<td class="bar"><i style="width:{max(share, 0):.1%}"></i></td></tr>'
+
+    if not found:
+        return ""
+    head = "<tr><th>flow</th><th>loss 1 min</th><th>p50</th><th>p99</th><th></th></tr>"
+    return f'<table class="flows">{head}{"".join(map(one, found))}</table>'
 
 
 def events(found: Sequence[Event]) -> str:

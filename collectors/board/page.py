@@ -82,6 +82,11 @@ class Page:
             self._arrange()
             with ui.element("div").classes("lower"):
                 self._build_chart()
+                self._flows_panel = ui.element("div").classes("panel flows-panel")
+                with self._flows_panel:
+                    ui.html('<div class="title"><span class="what">Flows</span></div>', sanitize=False)
+                    self._flows = ui.html("", sanitize=False).classes("list")
+                self._flows_panel.set_visibility(False)
                 with ui.element("div").classes("panel events"):
                     ui.html('<div class="title"><span class="what">Events</span></div>', sanitize=False)
                     self._events = ui.html("", sanitize=False).classes("list")
@@ -180,6 +185,9 @@ class Page:
         span = charts.SPANS[self._span]
         before, chart = self._chart, await self._feed.chart(self._picked, span)
         self._chart = chart
+        if before is None or chart.flows != before.flows:
+            self._flows.set_content(markup.flows(chart.flows))
+            self._flows_panel.set_visibility(bool(chart.flows))
         new = options.update(
             chart.boxes if before is None or chart.boxes != before.boxes else None,
             chart.cells if before is None or chart.cells != before.cells else None,

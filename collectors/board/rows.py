@@ -3,6 +3,7 @@
 no reply    probes went out in the newest window and nothing came back
 stale       no window for three window lengths (at least 10 s): the agent, its uplink or this board is behind
 not sent    the newest window has no probe: the host refuses them, the network is not to blame
+closed      every answer of the newest window was a refusal: the target is there, nobody listens on its port
 loss        a probe was lost within the last minute of data
 ok          none of these
 """
@@ -19,9 +20,9 @@ from collectors.board import text
 from probe.clock import SECOND
 from probe.telemetry.lines import Value
 
-State = Literal["no reply", "stale", "not sent", "loss", "ok"]
+State = Literal["no reply", "stale", "not sent", "closed", "loss", "ok"]
 
-SEVERITY: dict[State, int] = {"no reply": 4, "stale": 3, "not sent": 2, "loss": 1, "ok": 0}
+SEVERITY: dict[State, int] = {"no reply": 5, "stale": 4, "not sent": 3, "closed": 2, "loss": 1, "ok": 0}
 HISTORY = 300 * SECOND  # what the sparkline and the longer loss column span
 RECENT = 60 * SECOND  # how long a lost probe keeps a target from being called ok
 LOSS_IS_BAD = 0.01  # from here on loss is shown as an alarm, below as a warning
@@ -65,6 +66,10 @@ class Summary:
     p50_ns: float | None
     p99_ns: float | None
     max_ns: float | None
+    open: float | None  # of kinds that ask for a port
+    closed: float | None
+    forward_ns: float | None  # medians, of kinds that tell the ways apart
+    backward_ns: float | None
 
     @classmethod
     def of(cls, window: Window) -> Self:
@@ -73,7 +78,10 @@ class Summary:
             *(window.integer(name) for name in ("sent", "received", "lost")),
             *(
                 window.number(name)
-                for name in ("loss", "jitter_ns", "rtt_p50_ns", "rtt_p99_ns", "rtt_max_ns")
+                for name in (
+                    *("loss", "jitter_ns", "rtt_p50_ns", "rtt_p99_ns", "rtt_max_ns"),
+                    *("open", "closed", "forward_p50_ns", "backward_p50_ns"),
+                )
             ),
         )
 
@@ -94,6 +102,7 @@ class Row:
     p50_ns: float | None
     p99_ns: float | None
     max_ns: float | None
+    more: str  # what only its kind has, of the newest window
     spark: Spark
 
 
@@ -122,6 +131,8 @@ def state_of(windows: Sequence[Summary], length_ns: int, now_ns: int) -> State:
         return "not sent"
     if newest.received == 0:
         return "no reply"
+    if newest.closed and newest.closed == newest.received:
+        return "closed"
     if any(w.lost for w in windows if w.start_ns + length_ns > end - RECENT):
         return "loss"
     return "ok"
@@ -146,8 +157,18 @@ def row_of(series: int, tags: Mapping[str, str], windows: Sequence[Summary], now
         p50_ns=newest.p50_ns,
         p99_ns=newest.p99_ns,
         max_ns=newest.max_ns,
+        more=more_of(newest),
         spark=spark_of(recent, length),
     )
+
+
+def more_of(window: Summary) -> str:
+    """What is worth a word beside the kind: one-way medians there and back, or how a port answers."""
+    if window.forward_ns is not None or window.backward_ns is not None:
+        return f"→ {text.duration(window.forward_ns)} ← {text.duration(window.backward_ns)}"
+    if not window.closed:
+        return "open" if window.open else ""
+    return f"{window.closed:.0f} of {window.received} closed" if window.open else "closed"
 
 
 def spark_of(windows: Sequence[Summary], length_ns: int) -> Spark:
@@ -210,6 +231,7 @@ def shown(row: Row) -> dict[str, object]:
         "agent": tags.get("agent", ""),
         "site": tags.get("site", ""),
         "kind": tags.get("kind", "") + (f" dscp {tags['dscp']}" if tags.get("dscp", "0") != "0" else ""),
+        "more": row.more,
         "state": row.state,
         "severity": SEVERITY[row.state] + min(row.loss_history or 0.0, 0.999),
         "loss": row.loss,

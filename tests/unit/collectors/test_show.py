@@ -17,6 +17,7 @@ from probe.errors import SinkRefused
 from probe.telemetry.lines import Point
 
 T = 1_700_000_000 * SECOND
+L = 10 * SECOND
 HOUR = 3_600 * SECOND
 CLOCK = ManualClock(wall_ns=T + 20 * SECOND)
 
@@ -79,10 +80,27 @@ def test_the_table_has_the_worst_first_and_sums_over_the_time_asked_for(tmp_path
         + probe("fine,flow=1", 10, 0, 1),
     )
     lines = [line.split() for line in shown(tmp_path, json=False).splitlines()]
-    assert "line" not in lines[0]  # nobody has one
+    assert not {"line", "forward", "open"} & set(lines[0])  # nobody has one
     assert [line[0] for line in lines] == ["target", "lossy", "fine"]
     assert " ".join(lines[1][4:]) == "loss 2 20 2 10.0 % 900 ns 30.0 µs 50.0 µs 70.0 µs 0 s"
     assert " ".join(lines[2][4:]) == "ok 2 20 0 0 % 900 ns 30.0 µs 50.0 µs 2.00 ms 0 s"
+
+
+def test_what_only_some_kinds_have_stands_in_columns_of_its_own(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        f"probe,agent=a,kind=stamp,target=site sent=9i,received=9i,lost=0i,forward_p50_ns=-1200i,"
+        f"backward_p50_ns=3000000i {T}\n"
+        f"probe,agent=a,kind=tcp,target=port sent=1i,received=1i,lost=0i,open=1i,closed=0i {T + L}\n"
+        f"probe,agent=a,kind=tcp,target=port sent=1i,received=1i,lost=0i,open=0i,closed=1i "
+        f"{T + L + SECOND}\n",
+    )
+    head, *lines = shown(tmp_path, json=False).splitlines()
+    assert head.split()[-6:] == ["max", "forward", "backward", "open", "closed", "age"]
+    assert lines[0].startswith("port    a      tcp    closed  ")
+    assert lines[0].split()[-4:-2] == ["1", "1"]
+    assert lines[1].startswith("site    a      stamp  ok  ")
+    assert "-1.20 µs   3.00 ms" in lines[1]
 
 
 def test_nothing_to_show_says_so(tmp_path: Path) -> None:

@@ -83,6 +83,23 @@ def test_flows_are_not_targets_and_the_far_future_is_not_now(tmp_path: Path) -> 
     run(tmp_path, work)
 
 
+def test_a_target_is_drawn_without_its_flows_and_they_are_listed_beside_it(tmp_path: Path) -> None:
+    async def work(sink: EmbeddedSink, feed: Feed, clock: ManualClock) -> None:
+        flows = "".join(line(0, lost=2 * n, extra=f",flow={n}") for n in range(3))
+        others = line(0, "u", extra=",flow=9") + line(0, "u")
+        histogram = f"probe_histogram,agent=a,{{}}kind=icmp,target=t,le=000000040960 count={{}}i {T}\n"
+        histograms = histogram.format("", 60) + histogram.format("flow=1,", 20)
+        await sink.write((line(0, lost=6) + flows + others + histograms).encode())
+        rows = {row["target"]: row for row in (await feed.refresh()).rows}
+        assert set(rows) == {"t", "u"}
+        chart = await feed.chart(int(str(rows["t"]["id"])), SPANS["5 min"])
+        assert [(box[6], box[7]) for box in chart.boxes] == [(20, 6)]
+        assert [cell[4] for cell in chart.cells] == [60]
+        assert [(flow.name, flow.loss) for flow in chart.flows] == [("0", 0.0), ("1", 0.1), ("2", 0.2)]
+
+    run(tmp_path, work)
+
+
 def test_a_chart_is_shared_and_made_anew_only_for_new_data(tmp_path: Path) -> None:
     async def work(sink: EmbeddedSink, feed: Feed, clock: ManualClock) -> None:
         histogram = f"probe_histogram,agent=a,kind=icmp,target=t,le=000000040960 count=20i {T}\n"

@@ -35,6 +35,33 @@ def test_states() -> None:
     assert state_of([*fine, window(10, lost=20)], L, at(10) + 60 * SECOND) == "stale"
 
 
+def answers(open_: int, closed: int) -> Summary:
+    fields = {"sent": 20, "received": open_ + closed, "lost": 20 - open_ - closed}
+    return Summary.of(Window(T, {**fields, "open": open_, "closed": closed}))
+
+
+def test_a_port_that_nobody_listens_on_is_not_ok() -> None:
+    for window, state, more in (
+        (answers(20, 0), "ok", "open"),
+        (answers(0, 20), "closed", "closed"),
+        (answers(0, 19), "closed", "closed"),
+        (answers(1, 19), "ok", "19 of 20 closed"),
+        (answers(0, 0), "no reply", ""),
+    ):
+        row = row_of(1, {"kind": "tcp"}, [window], at(0))
+        assert (row.state, row.more, shown(row)["more"]) == (state, more, more)
+
+
+def test_one_way_delays_stand_beside_the_kind() -> None:
+    def more(**fields: int) -> str:
+        window = Summary.of(Window(T, {"sent": 1, "received": 1, "lost": 0, **fields}))
+        return row_of(1, {"kind": "stamp"}, [window], at(0)).more
+
+    assert more(forward_p50_ns=3_000_000, backward_p50_ns=-1_500) == "→ 3.00 ms ← -1.50 µs"
+    assert more(forward_p50_ns=0) == "→ 0 ns ← –"  # noqa: RUF001
+    assert more() == ""
+
+
 def test_loss_is_remembered_for_a_minute_of_data_and_not_longer() -> None:
     windows = [window(0, lost=1), *(window(n) for n in range(1, 60))]
     states = [state_of(windows[: n + 1], L, at(n)) for n in range(60)]
@@ -81,6 +108,7 @@ def test_worse_states_sort_higher() -> None:
         row_of(5, {}, [window(0)], at(0) + 300 * SECOND),
         row_of(6, {}, [window(0, lost=20)], at(0)),
     ]
+    rows.insert(3, row_of(7, {}, [answers(0, 20)], at(0)))
     severities = [shown(row)["severity"] for row in rows]
     assert severities == sorted(severities, key=float)  # type: ignore[arg-type]
     assert len(set(severities)) == len(rows)
