@@ -5,37 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import socket
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
+from probe.check_host import host_findings
 from probe.clock import SystemClock
-from probe.errors import ColoprobeError, PrivilegeError, ResolveError, SettingsError, SocketError
-from probe.host.clock import clock_state
-from probe.host.interfaces import RX_HARDWARE, TX_HARDWARE, TX_SOFTWARE, stamping
-from probe.settings import (
-    AgentSettings,
-    CollectorSettings,
-    MqttTable,
-    load_agent,
-    load_collector,
-    read_secret,
-)
-from probe.text import duration
+from probe.errors import ColoprobeError, SettingsError
+from probe.findings import Finding
+from probe.settings import CollectorSettings, MqttTable, load_agent, load_collector, read_secret
 
 _TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found of one part; `remedy` is what to do where `state` is not ok."""
-
-    part: str
-    state: Literal["ok", "warning", "failed"]
-    text: str
-    remedy: str = ""
 
 
 OpenSink = Callable[[CollectorSettings, str, Any], Any]
@@ -68,12 +49,7 @@ def _findings(file: Path, open_sink: OpenSink | None) -> Iterator[Finding]:
         return
     agent = load_agent(file)
     yield Finding("settings", "ok", f"{file}: agent {agent.agent.id}, {len(agent.target)} targets")
-    yield from _sockets()
-    yield from _interfaces()
-    yield _clock()
-    yield from _names(agent)
-    if agent.engine.backend == "ring":
-        yield from _ways(agent)
+    yield from host_findings(agent)
     yield _writable("agent.state_dir", agent.agent.state_dir)
     yield _broker(agent.mqtt, agent.agent.id, str(file))
 
@@ -85,84 +61,6 @@ def _is_collector(file: Path) -> bool:
         return "collector" in tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         return False  # loading it as an agent's file says what is wrong
-
-
-def _sockets() -> Iterator[Finding]:
-    from probe.sockets.opening import SocketOptions, kernel_takes_ids, open_icmp
-
-    for family, name in ((socket.AF_INET, "IPv4"), (socket.AF_INET6, "IPv6")):
-        try:
-            opened = open_icmp(SocketOptions(family))
-        except PrivilegeError as problem:
-            yield Finding(
-                f"sockets {name}", "failed", "neither raw nor ping sockets are allowed", str(problem)
-            )
-        except SocketError as problem:
-            yield Finding(
-                f"sockets {name}", "warning", str(problem), "targets of this family cannot be measured"
-            )
-        else:
-            kind = "raw socket (CAP_NET_RAW)" if opened.raw else "unprivileged ping socket"
-            ids = "own TX stamp ids" if kernel_takes_ids() else "the kernel's TX stamp counter"
-            opened.close()
-            yield Finding(f"sockets {name}", "ok", f"{kind}, kernel stamps both ways, {ids}")
-
-
-def _interfaces() -> Iterator[Finding]:
-    for _, name in socket.if_nameindex():
-        flags = stamping(name)
-        part = f"timestamping {name}"
-        if flags is None:
-            yield Finding(part, "warning", "the driver does not say", "receive stamps are taken in any case")
-            continue
-        hardware = flags & TX_HARDWARE and flags & RX_HARDWARE
-        if flags & TX_SOFTWARE or hardware:
-            yield Finding(part, "ok", "kernel stamps" + (", hardware stamps available" if hardware else ""))
-        else:
-            remedy = "RTTs through it include the way from our send call to the driver (unstamped)"
-            yield Finding(part, "warning", "the driver takes no TX stamps", remedy)
-
-
-def _clock() -> Finding:
-    state = clock_state()
-    if state.synchronised:
-        return Finding("clock", "ok", f"synchronised, error at most {duration(state.error_ns)}")
-    remedy = "run chrony or ptp4l; round-trip times are right all the same, only window times may be off"
-    return Finding("clock", "warning", "the kernel does not call the wall clock synchronised", remedy)
-
-
-def _names(agent: AgentSettings) -> Iterator[Finding]:
-    from probe.targets import resolve_all
-
-    addresses = resolve_all((target.address, target.family) for target in agent.target)
-    for target in agent.target:
-        address = addresses[target.address, target.family]
-        if isinstance(address, ResolveError):
-            yield Finding(
-                f"target {target.name}",
-                "failed",
-                str(address),
-                "correct the address; the agent retries it every 30 s",
-            )
-        else:
-            yield Finding(f"target {target.name}", "ok", f"{target.address} is {address.text}")
-
-
-def _ways(agent: AgentSettings) -> Iterator[Finding]:
-    from probe.host.netlink import Hop
-    from probe.targets import resolve_all
-    from probe.ways import STAMP, choose
-
-    addresses = resolve_all((target.address, target.family) for target in agent.target)
-    members = [
-        (t, a) for t in agent.target if not isinstance(a := addresses[t.address, t.family], ResolveError)
-    ]
-    for (target, _), way in zip(members, choose(members), strict=True):
-        part = f"engine.backend for {target.name}"
-        if isinstance(way, Hop):
-            yield Finding(part, "ok", f"whole frames by {way.interface} to {way.neighbour}; {STAMP}")
-        else:
-            yield Finding(part, "warning", way, "a raw socket will be used, and a ring once that is possible")
 
 
 def _writable(key: str, directory: str) -> Finding:
