@@ -100,3 +100,89 @@ def test_a_probe_gets_its_own_stamp_or_none(seed: int) -> None:
             assert all(stamp - now == own for own, stamp in got)
             given += len(got)
     assert given > 0
+
+
+def hard_translated(it: KernelCounter, *pairs: tuple[int, int]) -> list[tuple[int, int]]:
+    """(kernel's id, time by the interface's clock) to (our id, that time)."""
+    ids = np.array([number for number, _ in pairs], np.uint32)
+    ours, hard = it.translate_hard(ids, np.array([time for _, time in pairs], np.int64))
+    return list(zip(ours.tolist(), hard.tolist(), strict=True))
+
+
+def test_an_id_comes_back_a_second_time_with_the_interfaces_stamp() -> None:
+    it = KernelCounter(hardware=True)
+    send(it, [70, 71, 72])
+    assert translated(it, (0, NOW), (1, NOW + 1)) == [(70, NOW), (71, NOW + 1)]
+    assert hard_translated(it, (0, 5), (1, 6), (2, 7)) == [(70, 5), (71, 6), (72, 7)]
+    assert hard_translated(it, (3, 8), (1 << 31, 9)) == []
+    assert hard_translated(it) == []
+
+
+def test_an_interfaces_stamp_from_before_a_restart_is_given_to_no_other_probe() -> None:
+    it = KernelCounter(hardware=True)
+    send(it, [70, 71, 72])
+    translated(it, (0, NOW), (1, NOW), (2, NOW))
+    hard_translated(it, (0, 5))  # those of 71 and 72 are still to come
+    it.restart(NOW + 1)
+    send(it, [80, 81, 82])
+    soft = [(n, NOW + MILLISECOND) for n in range(3)]
+    assert len(translated(it, *soft)) == 3  # the kernel's own are beyond doubt
+    assert hard_translated(it, (0, 6), (1, 5), (2, 5), (1, 7)) == [(80, 6)]
+    # By now they have come, or never will.
+    it.restart(NOW + 2 * MILLISECOND)
+    send(it, [90, 91, 92])
+    late = NOW + 20 * SECOND
+    assert hard_translated(it, (1, 8)) == []  # whose it is the kernel's stamp has not said
+    translated(it, (0, late), (1, late), (2, late))
+    assert hard_translated(it, (1, 9), (2, 9)) == [(91, 9), (92, 9)]
+
+
+def test_what_waits_for_a_neighbour_is_stamped_by_the_interface_even_later() -> None:
+    it = KernelCounter(hardware=True)
+    send(it, [70])
+    it.restart(NOW)  # neither clock has seen it
+    send(it, [80])
+    after = NOW + 5 * SECOND + MILLISECOND
+    assert translated(it, (0, after)) == [(80, after)]
+    assert hard_translated(it, (0, 5)) == []
+    it.restart(after)
+    send(it, [90])
+    late = after + 2 * SECOND
+    assert translated(it, (0, late)) == [(90, late)]
+    assert hard_translated(it, (0, 6)) == [(90, 6)]
+
+
+@repeatable
+@given(st.integers(0, 1 << 32))
+def test_a_probe_gets_the_interfaces_stamp_of_its_own_or_none(seed: int) -> None:
+    random = Random(seed)
+    it = KernelCounter(hardware=True)
+    kernel, now, ours, given = 0, NOW, 0, 0
+    waiting: list[tuple[int, int]] = []  # (kernel's id, our id) that no clock has seen yet
+    passing: list[tuple[int, int, int]] = []  # ... that the kernel's has, and when
+    for _ in range(300):
+        now += random.randrange(1, 40) * MILLISECOND
+        action = random.random()
+        if action < 0.5:
+            count = random.randrange(1, 5)
+            send(it, range(ours, ours + count))
+            waiting += [(kernel + n, ours + n) for n in range(count)]
+            kernel, ours = kernel + count, ours + count
+        elif action < 0.55:
+            it.restart(now)
+            kernel = 0
+        else:
+            ready = random.sample(waiting, k=min(len(waiting), random.randrange(8)))
+            waiting = [pair for pair in waiting if pair not in ready]
+            translated(it, *((number, now + own) for number, own in ready))
+            passing += [(number, own, now) for number, own in ready]
+            # Within a second the interface has stamped it too, or never will.
+            done = [each for each in passing if random.random() < 0.5]
+            passing = [
+                each for each in passing if each not in done and now - each[2] < SECOND - 40 * MILLISECOND
+            ]
+            due = [(number, own) for number, own, when in done if now - when < SECOND]
+            got = hard_translated(it, *((number, own + 1) for number, own in due))
+            assert all(hard == own + 1 for own, hard in got)
+            given += len(got)
+    assert given > 0
