@@ -34,7 +34,7 @@ class Successions:
     number: NDArray[np.uint32]
     t2: Indices
     begins: Mask  # the first one of its flow
-    before: Indices  # the place of the reply with the next lower number that came; -1: there is none here
+    away: Indices  # its number from one of the flow's, so that wrapped numbers are in order
     missing: Indices  # m of its number, from some zero
     epoch: Indices  # numbers of different epochs have nothing to do with each other: a reflector began anew
     origin: Indices  # where one begins a flow: m of the reply remembered from before, in epoch 0
@@ -89,26 +89,25 @@ class Numbering:
         away = (number - np.repeat(reference, lengths)).view(np.int32).astype(np.int64)
         places = np.arange(count)
         # Without exceptions: each number above the last, so m = what is away less what came before it.
-        before = np.where(begins, -1, places - 1)
         missing = away - (places - np.repeat(starts - known, lengths))
         epoch, origin = np.zeros(count, np.int64), np.zeros(count, np.int64)
         unruly = np.zeros(count, np.bool_)
         unruly[1:] = (away[1:] <= away[:-1]) & ~begins[1:]
         unruly[starts] = known & (away[starts] <= 0)
         odd = np.unique(np.concatenate([flow[unruly], *(flows for flows, _ in self._strays)]))
-        chain = Successions(flow, number, t2, begins, before, missing, epoch, origin)
+        chain = Successions(flow, number, t2, begins, away, missing, epoch, origin)
         where = np.searchsorted(flow[starts], odd)
         for one, place in zip(odd.tolist(), where.tolist(), strict=True):
             if place < len(starts) and flow[starts[place]] == one:
                 begin = int(starts[place])
-                self._order(chain, one, slice(begin, begin + int(lengths[place])), away)
+                self._order(chain, one, slice(begin, begin + int(lengths[place])))
         return chain
 
-    def _order(self, chain: Successions, flow: int, part: slice, away: Indices) -> None:
+    def _order(self, chain: Successions, flow: int, part: slice) -> None:
         """`chain` for one flow of which numbers did not just rise."""
         known = bool(self._known[flow])
         reference = self._number[flow] if known else chain.number[part.start]
-        mine, t2 = away[part], chain.t2[part]
+        mine, t2 = chain.away[part], chain.t2[part]
         if known:  # the remembered reply stands in front
             mine, t2 = np.append(0, mine), np.append(self._t2[flow], t2)
         falls = np.flatnonzero((mine[1:] <= mine[:-1]) & (t2[1:] >= t2[:-1])) + 1
@@ -117,17 +116,13 @@ class Numbering:
         epoch = np.cumsum(epoch)
         besides = [numbers[flows == flow] for flows, numbers in self._strays]
         stray = (np.concatenate([np.zeros(0, np.uint32), *besides]) - reference).view(np.int32)
-        missing, before = np.zeros(len(mine), np.int64), np.full(len(mine), -1, np.int64)
+        missing = np.zeros(len(mine), np.int64)
         for era in range(int(epoch[-1]) + 1):
             members = np.flatnonzero(epoch == era)
             came = np.unique(np.concatenate([mine[members], stray.astype(np.int64)]))
             missing[members] = mine[members] - np.searchsorted(came, mine[members])
-            rising = members[np.argsort(mine[members], kind="stable")]
-            before[rising[1:]] = rising[:-1]
         skip = int(known)
         chain.missing[part], chain.epoch[part] = missing[skip:], epoch[skip:]
-        before = before[skip:] - skip
-        chain.before[part] = np.where(before >= 0, before + part.start, -1)
         chain.origin[part.start] = missing[0]
 
     def tell(

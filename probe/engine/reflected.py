@@ -120,12 +120,23 @@ class Reflected:
         return Reflections(dwell, followed, forward, backward, error, lost, numbers)
 
     def _followed(self, chain: Successions, rows: Indices) -> Indices:
-        """The kernel's T3 of each answered probe, from the reply behind its own; ABSENT: it did not come."""
+        """The kernel's T3 of each answered probe, which a later reply tells; ABSENT: none did."""
         out = np.full(len(rows), ABSENT, np.int64)
-        behind = np.flatnonzero(chain.before >= 0)
-        before = chain.before[behind]
-        fits = self._follow_number[rows[behind]] == self._number[rows[before]]
-        out[before[fits]] = self._follow[rows[behind[fits]]]
+        about, when = self._follow_number[rows], self._follow[rows]
+        tells = when != ABSENT
+        before = np.zeros(len(rows), np.bool_)  # it tells of the reply just before it, as usual
+        before[1:] = tells[1:] & ~chain.begins[1:] & (about[1:] == chain.number[:-1])
+        at = np.flatnonzero(before)
+        out[at - 1] = when[at]
+        others = np.flatnonzero(tells & ~before)
+        if len(others):
+            key = _key(chain.flow, chain.away)
+            wanted = chain.away[others] - (chain.number[others] - about[others]).view(np.int32)
+            order = np.argsort(key, kind="stable")
+            place = np.searchsorted(key[order], _key(chain.flow[others], wanted))
+            at = order[np.minimum(place, len(order) - 1)]
+            fits = (chain.flow[at] == chain.flow[others]) & (chain.away[at] == wanted)
+            out[at[fits]] = when[others[fits]]
         return out
 
     def _dwell(
@@ -148,3 +159,8 @@ class Reflected:
         followed[at] = kernel
         t3[at] = np.where(believed, best, ABSENT)
         return dwell, followed, t3
+
+
+def _key(flow: Indices, away: Indices) -> Indices:
+    """Flow and number in one: unique, and in the order of both."""
+    return (flow << 34) + away

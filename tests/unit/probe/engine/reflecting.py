@@ -59,7 +59,7 @@ class Session:
     """What a reflector keeps of one flow."""
 
     number: int = 0
-    last: tuple[int, int] | None = None  # number and kernel's time (wall) of the last reply
+    left: list[tuple[int, int]] = field(default_factory=list)  # number and kernel's time (wall) of each reply
     held: list[tuple[bytes, Course]] = field(default_factory=list)
 
 
@@ -76,6 +76,7 @@ class PlainReflector:
     tlvs: bool = True
     follow_up: bool = True
     ssid: bool = True
+    behind: int = 0  # it learns when a reply left only after so many more
     offset: int = 0  # of its clock, ns
     estimate: int = 0x8000 | 22 << 8 | 0x2B  # synchronised: 43 * 2^(22 - 32) s
     key: bytes = b""
@@ -121,7 +122,7 @@ class PlainReflector:
             wall = self.clock.wall() + MICROSECOND + delay + self.offset
             reply = self.reply(session, packet, wall, wall + course.dwell)
             left = delay + course.dwell + course.kernel
-            session.last = session.number, wall + course.dwell + course.kernel
+            session.left.append((session.number, wall + course.dwell + course.kernel))
             session.number = (session.number + 1) & 0xFFFFFFFF
             if course.way != "B":
                 (ssid,) = struct.unpack_from("!H", packet, (24 if self.key else 12) + 2)
@@ -159,8 +160,9 @@ class PlainReflector:
             if kind == 1 or (kind == 7 and self.follow_up) or (kind == 8 and self.key):
                 out[at] = 0
             if kind == 7 and self.follow_up:
-                number, time = session.last or (0, 0)
-                moment = ntp(time) if session.last else 0
+                known = len(session.left) > self.behind
+                number, time = session.left[-1 - self.behind] if known else (0, 0)
+                moment = ntp(time) if known else 0
                 out[at + 4 : at + 20] = struct.pack("!IQB3x", number, moment, 2 if moment else 0)
             if kind == 8 and self.key:
                 out[at + 4 : at + 20] = mac(self.key, bytes(out[:4] + out[begin:at]))

@@ -143,7 +143,7 @@ def test_over_a_restart_of_the_reflector_nothing_is_told_and_then_again() -> Non
 
     def restart() -> None:
         for session in driver.reflector.sessions.values():
-            session.number, session.last = 0, None
+            session.number, session.left = 0, []
 
     driver.run(920 * MILLISECOND)  # within the second gap
     restart()

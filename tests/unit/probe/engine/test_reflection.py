@@ -49,6 +49,20 @@ def test_delays_are_the_kernels_and_the_dwell_time_is_taken_out(sizes: tuple[int
     assert said.numbering.tolist() == [size >= (172 if key else 84) for size in sizes]
 
 
+@pytest.mark.parametrize("behind", [1, 3])
+def test_a_stamp_may_be_told_by_a_reply_that_is_further_behind(behind: int) -> None:
+    driver = StampDriver(lambda _, n: Course(hold=n % 7 == 3, way="B" if n % 11 == 1 else ""), sizes=(84, 84))
+    driver.reflector.behind, driver.reflector.first_number = behind, (1 << 32) - 40
+    ended(driver)
+    samples, said = driver.cuts[-1].samples[0], driver.said(-1)
+    answered = samples.rx != 0
+    assert (said.followed <= answered).all()
+    # Its teller may be lost, too, as every eleventh is.
+    assert said.followed.sum() > answered.sum() * 0.85 - 2 * behind
+    assert (said.dwell[said.followed] == DWELL + KERNEL).all()
+    assert (said.backward[said.followed] == BACK).all()
+
+
 def test_negative_delays_are_kept() -> None:
     driver = StampDriver()
     driver.reflector.offset = -4 * MILLISECOND
