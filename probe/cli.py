@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from probe import __version__
-from probe.arguments import add_knobs, complete_files, duration, interval, knobs, whole
+from probe.arguments import add_knobs, clock_error, complete_files, duration, interval, knobs, whole
 from probe.errors import ColoprobeError
 from probe.units import Duration
 
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
         "ping",
         _ping,
         "one target, live, each probe kernel-stamped",
-        "coloprobe ping 192.0.2.10 -c 100 -i 10ms",
+        "coloprobe ping tcp://192.0.2.20:9000 -c 10 --flows 4",
     )
     ping.add_argument("target", metavar="TARGET", help=_TARGET)
     ping.add_argument(
@@ -142,6 +142,41 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("-6", dest="family", action="store_const", const=10, help="IPv6 only")
     ping.add_argument("-q", "--quiet", action="store_true", help="the summary only")
     ping.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    reflect = _command(
+        commands,
+        "reflect",
+        _reflect,
+        "answer STAMP probes (RFC 8762), so that others can measure the way here and back",
+        "coloprobe reflect --bind 192.0.2.10:862 --key-file /etc/coloprobe/stamp.key",
+    )
+    reflect.add_argument(
+        "--bind",
+        default=":862",
+        metavar="HOST:PORT",
+        help="where it listens (%(default)s: all addresses, IPv4 and IPv6)",
+    )
+    complete_files(
+        reflect.add_argument(
+            "--key-file",
+            type=Path,
+            metavar="FILE",
+            help="authenticated mode, with the key in this file; then nothing else is answered",
+        )
+    )
+    reflect.add_argument(
+        "--clock-error",
+        type=clock_error,
+        metavar="DURATION",
+        help="how far this host's clock is off at most, for example 20us (default: what the kernel says)",
+    )
+    reflect.add_argument(
+        "--rate",
+        type=whole(1, 10_000_000),
+        default=10_000,
+        metavar="N",
+        help="replies a second to one address (%(default)s)",
+    )
 
     show = _command(
         commands, "show", _show, "what the embedded store holds", "coloprobe show --last 15m --json"
@@ -258,6 +293,13 @@ def _ping(arguments: argparse.Namespace) -> int:
             arguments.quiet,
         )
     )
+
+
+def _reflect(arguments: argparse.Namespace) -> int:
+    from probe.reflector import ReflectOptions, parse_bind, reflect
+
+    host, port = parse_bind(arguments.bind)
+    return reflect(ReflectOptions(host, port, arguments.key_file, arguments.clock_error, arguments.rate))
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.system import servers
-from tests.system.commands import coloprobe, run
+from tests.system.commands import Command, coloprobe, run, wait_for
 
-COMMANDS = ("up", "agent", "collect", "ping", "show", "check", "completion")
+COMMANDS = ("up", "agent", "collect", "ping", "reflect", "show", "check", "completion")
 
 AGENT = """
 [agent]
@@ -140,6 +141,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, command: str) -> None
             ("up", "127.0.0.1/8", "--for", "1s"),
             "'127.0.0.1/8' is not a target (allowed: a host, icmp://host, stamp://",
         ),
+        (("reflect", "--bind", "127.0.0.1:0"), "--bind '127.0.0.1:0' is no address to listen on (allowed: "),
+        (
+            ("reflect", "--bind", "127.0.0.1:8620", "--key-file", "/nonexistent/key"),
+            "cannot read --key-file /nonexistent/key: No such file or directory",
+        ),
         (
             ("ping", "stamp://127.0.0.1", "-s", "50"),
             'command line: -s/--size: 50 is not allowed for kind = "stamp" (allowed: 52 to 9000)',
@@ -169,6 +175,8 @@ def test_wrong_arguments_say_what_is_allowed(arguments: tuple[str, ...], words: 
         (("ping", "::1", "--ttl", "256"), "--ttl: '256' is not a whole number from 1 to 255"),
         (("ping", "::1", "--dscp", "64"), "--dscp: '64' is not a whole number from 0 to 63"),
         (("ping", "::1", "-s", "9001"), "-s/--size: '9001' is not a whole number from 24 to 9000"),
+        (("reflect", "--rate", "0"), "--rate: '0' is not a whole number from 1 to 10000000"),
+        (("reflect", "--clock-error", "1m"), "--clock-error: '1m' is out of range (allowed: 1ns to 10s)"),
         (("up", "--interval", "1us"), "--interval: '1us' is out of range (allowed: 1ms to 1h)"),
         (("up", "--for", "0s"), "--for: '0s' is out of range (allowed: 1ns to 36500d)"),
         (("show", "--last", "999999999d"), "--last: '999999999d' is out of range (allowed: 1ns to 36500d)"),
@@ -299,6 +307,26 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
     assert completed(script, "ping", "--inter") == {"--interval", "--interface"}
     assert completed(script, "ping", "--fl") == {"--flows"}
     assert f"{tmp_path}/coloprobe.bash" in completed(script, "ping", "--key-file", f"{tmp_path}/")
+
+
+def test_reflect_answers_and_says_what_it_did(tmp_path: Path) -> None:
+    port = servers.free_port()
+    command = Command(tmp_path, "reflect", "reflect", "--bind", f"127.0.0.1:{port}", "--clock-error", "20us")
+    try:
+        command.start()
+        wait_for(lambda: "reflecting STAMP (unauthenticated)" in command.text(), "it listens")
+        assert f"on 127.0.0.1:{port}, at most 10000 replies/s to an address" in command.text()
+        assert "the clock is trusted to 20us, as --clock-error says" in command.text()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(30)
+            sender.sendto((7).to_bytes(4, "big") + bytes(40), ("127.0.0.1", port))
+            reply, _ = sender.recvfrom(2048)
+        assert len(reply) == 44
+        assert reply[24:28] == (7).to_bytes(4, "big")  # the sender's number
+        assert command.stop() == 0
+        assert "ended: 1 replies to 1 packets, 1 sessions" in command.text()
+    finally:
+        command.kill()
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
