@@ -30,9 +30,7 @@ class KernelCounter:
         self._any_doubtful = False
         self._hardware = hardware
         slots = _SLOTS if hardware else 0
-        self._stamped = np.zeros(
-            slots, np.int64
-        )  # the kernel's stamp since the restart (wall ns); 0: none yet
+        self._stamped = np.zeros(slots, np.int64)  # the last one by the kernel, wall ns
         self._waiting_hard = np.zeros(slots, np.bool_)  # ... and the interface's has not come
         self._doubtful_hard = np.zeros(slots, np.int64)  # up to which kernel's stamp it may be another one's
         self._next = 0
@@ -44,7 +42,6 @@ class KernelCounter:
         self._waiting[slots] = True
         if self._hardware:
             self._waiting_hard[slots] = True
-            self._stamped[slots] = 0
         self._next += len(ids)
 
     def restart(self, now: int) -> None:

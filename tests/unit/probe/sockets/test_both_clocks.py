@@ -112,7 +112,10 @@ def test_both_clocks_and_errors_between_them_in_one_block(
         assert it.send(0, 8) == (8, 0)
     soft, hard = vector("sent", version, "by the kernel"), vector("sent", version, "by the interface")
     error = vector("error", version)
-    for _ in range(3):  # rows are used again, after messages of other lengths
+    for _ in range(3):
+        # Rows are used again, after messages of other lengths.
+        kernel.errors += [soft["message"]] * 8
+        assert len(pairs(it.stamps())[0]) == 8
         kernel.errors += [each["message"] for each in (error, soft, error, error, hard, soft, error, hard)]
         stamps = it.stamps()
         assert pairs(stamps) == ([(7 + base, soft["stamp"])] * 2, [(7 + base, hard["hard"])] * 2)
