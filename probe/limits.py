@@ -35,7 +35,10 @@ class RateLimit:
     def allows(self, key: bytes, now: int) -> bool:
         """Whether another event may happen at `now` (monotonic ns); if so, it is counted."""
         mine = self._due.get(key, 0)
-        if mine - self._ahead > now or self._all_due - self._all_ahead > now:
+        if mine - self._ahead > now:
+            self._due.move_to_end(key)  # who is over the limit is not idle
+            return False
+        if self._all_due - self._all_ahead > now:
             return False
         self._due[key] = max(mine, now) + self._step
         self._due.move_to_end(key)
