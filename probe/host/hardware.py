@@ -113,6 +113,8 @@ def describe(interface: str) -> Hardware:
         reason = "it has no clock of its own"
     elif not tx:
         reason = "its clock does not stamp what is sent"
+    elif not flags & RX_HARDWARE:
+        reason = "its clock does not stamp what is received"
     elif not rx:
         filters = [_name(_RX, n) for n in range(1, 32) if can.rx_filters >> n & 1]
         reason = f"of what it receives its clock stamps {', '.join(filters) or 'nothing'} alone"

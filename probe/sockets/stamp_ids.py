@@ -30,8 +30,8 @@ class KernelCounter:
         self._any_doubtful = False
         self._hardware = hardware
         slots = _SLOTS if hardware else 0
-        self._stamped = np.zeros(slots, np.int64)  # the last one by the kernel, wall ns
-        self._waiting_hard = np.zeros(slots, np.bool_)  # ... and the interface's has not come
+        self._stamped = np.zeros(slots, np.int64)  # when the kernel stamped the last one, wall ns
+        self._waiting_hard = np.zeros(slots, np.bool_)  # ... and the interface has not
         self._doubtful_hard = np.zeros(slots, np.int64)  # up to which kernel's stamp it may be another one's
         self._next = 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from probe.host import interfaces
-from probe.host.interfaces import RX_HARDWARE, TX_SOFTWARE, stamped, stamping
+from probe.host.interfaces import RX_HARDWARE, TX_SOFTWARE, outlets, stamped, stamping
 from probe.sockets.abi import sockaddr
 
 HERE4 = (int(socket.AF_INET), sockaddr(socket.AF_INET, "127.0.0.1"))
@@ -140,6 +140,31 @@ def test_the_kernels_answer_is_read_with_care(answer: bytes | OSError, index: in
     kernel = Kernel(answer)
     assert interfaces._outlet(kernel, *FAR4) == index  # type: ignore[arg-type]
     assert len(kernel.asked[0]) == struct.unpack_from("=I", kernel.asked[0])[0] == 36
+
+
+@pytest.mark.parametrize(
+    ("family", "source", "by", "attributes"),
+    [
+        (FAR4, "192.0.2.9", 0, struct.pack("=HH4s", 8, 2, bytes([192, 0, 2, 9]))),
+        (FAR4, "", 5, struct.pack("=HHI", 8, 4, 5)),
+        (FAR4, "192.0.2.9", 5, struct.pack("=HHIHH4s", 8, 4, 5, 8, 2, bytes([192, 0, 2, 9]))),
+        (FAR6, "2001:db8::9", 0, struct.pack("=HH16s", 20, 2, b"\x20\1\x0d\xb8" + bytes(11) + b"\x09")),
+    ],
+)
+def test_the_way_is_that_of_a_sockets_own_source_and_interface(
+    family: tuple[int, bytes], source: str, by: int, attributes: bytes
+) -> None:
+    kernel = Kernel(route(24, (4, struct.pack("=I", 7))))
+    assert interfaces._outlet(kernel, *family, by, source) == 7  # type: ignore[arg-type]
+    (asked,) = kernel.asked
+    assert asked.endswith(attributes)
+    assert len(asked) == struct.unpack_from("=I", asked)[0]
+    assert asked[18] == (0 if not source else 32 if family is FAR4 else 128)  # rtm_src_len
+
+
+def test_by_an_interface_that_is_not_there_nothing_is_reached() -> None:
+    assert outlets([HERE4, HERE6], "no-such-if0") == [0, 0]
+    assert stamped([HERE4], "no-such-if0") == [False]
 
 
 def test_a_link_local_destination_is_asked_for_on_its_own_interface() -> None:
