@@ -130,12 +130,14 @@ def build(
     *,
     plan: Plan | None = None,
     drain_every: int = DRAIN_EVERY,
+    linger: int = 0,
 ) -> Measurement:
     """Resolve every target, open the sockets that they need, and plan their probes.
 
     known: addresses found earlier, for hosts that name servers have no answer for now.
     plan: makes the schedule of a channel, in place of what the targets' settings say.
     drain_every: how long replies may wait unread, ns.
+    linger: how much later than they might be windows are closed, ns.
     Raises: PrivilegeError where the kernel allows no probe socket at all.
     """
     plan = plan or _schedule
@@ -161,7 +163,9 @@ def build(
     first = dict(zip(measured, accumulate((t.flows for t in measured.values()), initial=0), strict=False))
     rng = np.random.default_rng()
     channels = [
-        _channel(group, [first[s.target.name] + s.lane for s in group.streams], flows, settings, plan, rng)
+        _channel(
+            group, [first[s.target.name] + s.lane for s in group.streams], flows, settings, plan, rng, linger
+        )
         for group in shared.groups
     ]
     engine = Engine(
@@ -175,6 +179,7 @@ def build(
         on_notice=on_notice,
         load=load,
         drain_every=drain_every,
+        linger=linger,
     )
     target_tags: list[Mapping[str, str]] = [tags_of(settings, target) for target in measured.values()]
     measurement = Measurement(
@@ -202,6 +207,7 @@ def _channel(
     settings: AgentSettings,
     plan: Plan,
     rng: np.random.Generator,
+    linger: int,
 ) -> Channel:
     """The channel of a group whose flows have these indices, of `flows` in all."""
     streams = group.streams
@@ -212,7 +218,7 @@ def _channel(
     sure = [True] * len(streams) if ring else stamped(ways, target.interface, target.source)
     # A window, the timeout after it, what a late tick or a second of backlog adds, and how long a reply may
     # wait unread.
-    span = int(settings.window.length) + 2 * int(settings.window.timeout) + SECOND + DRAIN_EVERY
+    span = int(settings.window.length) + 2 * int(settings.window.timeout) + linger + SECOND + DRAIN_EVERY
     capacity = int(sum((span / s.target.interval + 2) * s.target.burst for s in streams)) + 1024
     return Channel(
         group.socket,

@@ -81,6 +81,7 @@ class Channel:
         size = max((flow.size for flow in flows), default=0)
         self._most_blocks = probe_socket.patience * (8192 + 4 * size) // 512 // BLOCK + 2
         self._token = int(np.frombuffer(token, "u8")[0])
+        self.base_id = base_id
         self._dialect = speak(Desk(probe_socket, flows, self.ledger, self.counters, token, base_id))
         self._dues: list[int] = []
         self._at = 0  # how much of the plan has left

@@ -70,6 +70,7 @@ class Engine:
         on_notice: gets what the operator should know, in this thread.
         drain_every: how long replies may wait unread, ns; a live display wants it short.
         load: how busy the host is, for the reasons of its trouble; called in this thread.
+        linger: how much later than it might be a window is closed, ns, for late replies to count in it.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class Engine:
         on_notice: Callable[[Notice], None] = lambda _: None,
         drain_every: int = DRAIN_EVERY,
         load: Callable[[], Load] = Load,
+        linger: int = 0,
     ) -> None:
         self.channels = list(channels)
         self.counters = EngineCounters()
         self._clock = clock
         self._length, self._timeout, self._tick = window, timeout, tick
+        self._linger = linger
         self._flows = flows
         self._on_cut, self._on_notice = on_cut, on_notice
         self._drain_every = drain_every
@@ -226,7 +229,7 @@ class Engine:
 
     def _closing(self, window: _Window) -> int:
         """When every probe of a window has had its whole timeout, however late it left."""
-        return max(window.mono_end + CATCH_UP, self._held) + self._timeout + MARGIN
+        return max(window.mono_end + CATCH_UP, self._held) + self._timeout + self._linger + MARGIN
 
     def _overslept(self, late: int, now: int) -> None:
         """The thread got the processor more than a tick late."""

@@ -7,14 +7,14 @@ section 4.7). So T3 is looked up, and losses are told, when a window is cut: the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.engine.numbering import Numbering, Successions
-from probe.engine.samples import ABSENT, Reflections, Samples
+from probe.engine.samples import ABSENT, UNTOLD, Reflections, Samples
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -106,6 +106,34 @@ class Reflected:
         chain = self._numbering.chain(flow[at], self._number[rows[at]], self._t2[rows[at]])
         follow = self._followed(chain, rows[at])
         dwell, followed, t3 = self._dwell(samples, rows, at, follow)
+        forward, backward, error = self._one_way(samples, rows, at, t3)
+        lost = self._numbering.tell(samples, first, order, at, chain)
+        numbers = self._numbering.numbers.copy()
+        return Reflections(dwell, followed, forward, backward, error, lost, numbers)
+
+    def glance(self, rows: Indices, samples: Samples, behind: Sequence[Indices]) -> Reflections:
+        """As `reflections`, at any time and as often as one likes: but nothing is told of losses.
+
+        `behind`: rows of replies of the same flow that came after each one's own, -1 where there is none: in
+        these its T3 is looked for.
+        """
+        at = np.flatnonzero(samples.rx != 0)
+        follow = np.full(len(at), ABSENT, np.int64)
+        for later in behind:
+            tells = later[at]
+            fits = (tells >= 0) & (self._follow_number[tells] == self._number[rows[at]])
+            fits &= self._follow[tells] != ABSENT
+            follow[fits] = self._follow[tells[fits]]
+        dwell, followed, t3 = self._dwell(samples, rows, at, follow)
+        forward, backward, error = self._one_way(samples, rows, at, t3)
+        lost = np.full(len(rows), UNTOLD, np.uint8)
+        return Reflections(dwell, followed, forward, backward, error, lost, self._numbering.numbers)
+
+    def _one_way(
+        self, samples: Samples, rows: Indices, at: Indices, t3: Indices
+    ) -> tuple[Indices, Indices, Indices]:
+        """One-way delays there and back, and how far they may be off, of those `at` that were answered."""
+        count = len(samples.flow)
         forward, backward, error = (np.full(count, ABSENT, np.int64) for _ in range(3))
         own = self.own_error()
         if own is not None:
@@ -115,9 +143,7 @@ class Reflected:
             forward[sure] = self._t2[rows[sure]] - samples.tx[sure]
             backward[sure] = samples.rx[sure] - t3[sure]
             error[sure] = self._error[rows[sure]] + own
-        lost = self._numbering.tell(samples, first, order, at, chain)
-        numbers = self._numbering.numbers.copy()
-        return Reflections(dwell, followed, forward, backward, error, lost, numbers)
+        return forward, backward, error
 
     def _followed(self, chain: Successions, rows: Indices) -> Indices:
         """The kernel's T3 of each answered probe, which a later reply tells; ABSENT: none did."""

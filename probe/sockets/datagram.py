@@ -23,6 +23,11 @@ HEADER = 8  # bytes of a UDP header: part of the IP payload, and the kernel's to
 class DatagramSocket(PacketSocket):
     """A `PacketSocket` whose rows are UDP payload; sizes are of IP payload all the same, 8 bytes more."""
 
+    @property
+    def port(self) -> int:
+        """The source port of its probes."""
+        return int(self._socket.getsockname()[1])
+
     def prepare(
         self,
         where: slice,
