@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from pathlib import Path
 
 from tests.lab.netlab import Namespace
 from tests.lab.running import AS_NOBODY
-from tests.system.commands import coloprobe
+from tests.system.commands import ROOT, coloprobe
 
 Pair = tuple[Namespace, Namespace]
 Said = dict[str, tuple[str, str, str]]
@@ -89,3 +91,30 @@ def test_tcp_probes_need_a_privilege_and_connect_does_not(pair: Pair, tmp_path: 
         "agent.state_dir",
         "broker",
     }
+
+
+def test_the_packet_filter_that_the_operators_page_shows_lets_in_whom_it_names(pair: Pair) -> None:
+    near, far = pair
+    page = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^   ```\n(   table .*?)^   ```", page, re.MULTILINE | re.DOTALL)
+    assert "192.0.2.0/24" in script
+
+    def answered() -> bool:
+        """Whether a closed port says so: it can, unless the filter drops what asks."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(0.2)
+            sender.connect((far.ipv4, 862))
+            for _ in range(5):
+                try:
+                    sender.send(b"?")
+                    sender.recv(1)
+                except ConnectionRefusedError:
+                    return True
+                except TimeoutError:
+                    continue
+        return False
+
+    far.nft(script)
+    assert not near.call(answered)
+    far.nft("add element inet coloprobe agents { " + near.ipv4 + " }")
+    assert near.call(answered)

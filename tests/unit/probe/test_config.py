@@ -11,12 +11,14 @@ import pytest
 from msgspec import UNSET
 
 from probe.cli import parser
+from probe.errors import UsageError
 from probe.settings import AgentSettings, Knobs, Target, load_agent, load_collector
 from probe.target_settings import KINDS
 
 CONFIG = Path(__file__).parents[3] / "config"
 EXAMPLE = CONFIG / "agent.toml"
-UNITS = ("agent", "collector")
+WITH_SETTINGS = ("agent", "collector")
+UNITS = (*WITH_SETTINGS, "reflect")
 
 # Of systemd 252 (Debian 12), from systemd.unit(5), systemd.service(5) and systemd.exec(5).
 KNOWN = {
@@ -84,6 +86,13 @@ def test_it_mentions_every_key_of_every_table() -> None:
     assert shown == known
 
 
+def test_the_operators_page_explains_every_kind_and_every_knob() -> None:
+    page = (CONFIG.parent / "docs/operating.md").read_text(encoding="utf-8")
+    section = page.split("## What can be measured")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    assert {*KINDS, *(set(Knobs.__struct_fields__) - {"port"})} <= named
+
+
 def unit(name: str) -> dict[str, dict[str, str]]:
     """The sections of a unit; fails where a key comes twice in one."""
     sections: dict[str, dict[str, str]] = {}
@@ -104,7 +113,7 @@ def test_a_unit_has_no_key_that_systemd_does_not_know(name: str) -> None:
         assert set(keys) <= set(KNOWN[section].split()), section
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", WITH_SETTINGS)
 def test_a_unit_starts_a_command_that_exists_with_the_examples_settings(name: str) -> None:
     service = unit(name)["Service"]
     program, *arguments = service["ExecStart"].split()
@@ -121,9 +130,25 @@ def test_a_unit_starts_a_command_that_exists_with_the_examples_settings(name: st
     assert service["RestartPreventExitStatus"] == "2"  # what SettingsError ends with
 
 
-def test_only_the_agent_has_a_capability_and_only_one() -> None:
-    agent, collector = (unit(name)["Service"] for name in UNITS)
+def test_the_reflectors_unit_starts_it_and_names_its_options() -> None:
+    service = unit("reflect")["Service"]
+    program, *arguments = service["ExecStart"].split()
+    assert (Path(program).name, parser().parse_args(arguments).bind) == ("coloprobe", ":862")
+    text = (CONFIG / "systemd/coloprobe-reflect.service").read_text(encoding="utf-8")
+    options = re.findall(r"^# (--\S+ \S+) ", text, re.MULTILINE)
+    assert len(options) == 3
+    parsed = parser().parse_args(["reflect", *" ".join(options).split()])
+    assert (parsed.bind, str(parsed.key_file)) == ("192.0.2.10:862", "/etc/coloprobe/stamp.key")
+    assert service["RestartPreventExitStatus"] == str(UsageError.exit_status)
+    # SIGHUP ends it; there is nothing to reload.
+    assert "ExecReload" not in service
+
+
+def test_who_needs_a_capability_has_one_and_no_other() -> None:
+    agent, collector, reflector = (unit(name)["Service"] for name in UNITS)
     assert agent["AmbientCapabilities"] == agent["CapabilityBoundingSet"] == "CAP_NET_RAW"
+    assert reflector["AmbientCapabilities"] == reflector["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
+    assert {"PrivateUsers", "ProtectClock"}.isdisjoint(reflector)
     assert collector["CapabilityBoundingSet"] == ""
     assert "AmbientCapabilities" not in collector
     # Both would take away what it needs: the raw socket, and adjtimex(2).
