@@ -56,6 +56,7 @@ class Got:
     tx: dict[int, list[int]] = field(default_factory=dict)
     rx: dict[int, list[int]] = field(default_factory=dict)
     quoted: list[QuotedError] = field(default_factory=list)  # of ping sockets
+    hard: int = 0  # times by an interface's own clock
     strange: list[bytes] = field(default_factory=list)  # packets that are no reply
     sources: list[bytes] = field(default_factory=list)  # ... and their sockaddrs
 
@@ -64,10 +65,16 @@ class Prober:
     """One probe socket in `near`, on its own: no engine around it."""
 
     def __init__(
-        self, near: Namespace, addresses: Sequence[str], kind: Kind, *, receive_buffer: int = 16 << 20
+        self,
+        near: Namespace,
+        addresses: Sequence[str],
+        kind: Kind,
+        *,
+        receive_buffer: int = 16 << 20,
+        hardware: frozenset[int] = frozenset(),
     ) -> None:
         self.kind = kind
-        options = SocketOptions(kind.family, max_size=SIZE, receive_buffer=receive_buffer)
+        options = SocketOptions(kind.family, max_size=SIZE, receive_buffer=receive_buffer, hardware=hardware)
         self.socket = near.call(lambda: open_icmp(options, allow_raw=kind.raw, choose_id=kind.choose_id))
         assert self.socket.raw is kind.raw
         self.socket.set_destinations([sockaddr(kind.family, address) for address in addresses])
@@ -105,7 +112,11 @@ class Prober:
             self.got.quoted += stamps.errors
             for number, stamp in zip(stamps.ids.tolist(), stamps.stamp.tolist(), strict=True):
                 self.got.tx.setdefault(number, []).append(stamp)
+            if stamps.hard_stamp is not None:
+                self.got.hard += len(stamps.hard_stamp)
         while (replies := self.socket.receive()) is not None:
+            if replies.hard is not None:
+                self.got.hard += int((replies.hard != 0).sum())
             echo = icmp.echo_view(np.ascontiguousarray(replies.data), self._header)
             for i, row in enumerate(echo):
                 if row["type"] == self._reply and row["token"].tobytes() == TOKEN:

@@ -105,7 +105,7 @@ def test_an_interface_that_is_not_there_says_nothing(name: str) -> None:
 
 def test_the_drivers_refusal_to_say_what_it_does_is_an_error_of_the_ioctl() -> None:
     for name in ("lo", "no-such-if0", "a-name-that-no-interface-can-have"):
-        with pytest.raises(OSError, match="not supported|No such device"):
+        with pytest.raises(OSError, match=r"not supported|No such device"):
             hardware._get(name)
 
 
