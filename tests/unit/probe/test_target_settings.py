@@ -5,10 +5,14 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from probe.engine.ledger import Ledger
 from probe.errors import SettingsError
+from probe.packets import icmp, stamp, tcp
 from probe.settings import Target, load_agent
+from probe.target_settings import KINDS
 from probe.units import Duration
 
 AGENT = '[agent]\nid = "ny4-01"\n'
@@ -103,6 +107,44 @@ def test_what_a_packet_carries_may_be_said_once_for_all(tmp_path: Path) -> None:
     assert (target.ttl, target.source, target.interface, target.dont_fragment) == (0, "", "", False)
 
 
+def held(thing: object) -> int:
+    """Bytes of the arrays in an object and in the project's objects that it holds."""
+    if isinstance(thing, np.ndarray):
+        return thing.nbytes if thing.base is None else 0
+    inner = (
+        vars(thing).values()
+        if type(thing).__module__.startswith("probe.") and hasattr(thing, "__dict__")
+        else ()
+    )
+    return sum(held(each) for each in inner)
+
+
+def test_memory_for_probes_is_counted_as_what_a_ledger_takes() -> None:
+    probes = 1 << 20
+    assert held(Ledger(probes, 1)) // probes == KINDS["icmp"].row == KINDS["connect"].row
+    assert held(Ledger(probes, 1, reflecting=True)) // probes == KINDS["stamp"].row
+
+
+UDP = 8
+
+
+def test_sizes_are_those_of_the_packets() -> None:
+    assert KINDS["icmp"].smallest == icmp.HEADER
+    assert KINDS["tcp"].size == tcp.SIZE
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_stamp_probe_holds_by_default_all_that_we_ask_a_reflector(tmp_path: Path, sealed: bool) -> None:
+    key = 'key_file = "/k"\n' if sealed else ""
+    (target,) = targets(tmp_path, f'{TARGET}kind = "stamp"\n{key}')
+    assert stamp.Layout.of(target.size - UDP, sealed).follow_up
+    assert not stamp.Layout.of(target.size - UDP - 1, sealed).follow_up
+    smallest = UDP + (stamp.SEALED if sealed else stamp.OPEN)
+    assert targets(tmp_path, f'{TARGET}kind = "stamp"\n{key}size = {smallest}\n')[0].size == smallest
+    with pytest.raises(SettingsError, match=f"allowed: {smallest} to 9000"):
+        targets(tmp_path, f'{TARGET}kind = "stamp"\n{key}size = {smallest - 1}\n')
+
+
 # Text, then what stands behind "agent.toml: ".
 ERRORS = [
     (
@@ -194,8 +236,8 @@ ERRORS = [
         "(allowed: at most 200,000: longer intervals, fewer flows or smaller bursts)",
     ),
     (
-        GOOD + 'kind = "stamp"\ninterval = "1ms"\nflows = 64\n[window]\nlength = "1m"\n',
-        "window.length: 1m at 64,000 probes/s means remembering 3,968,000 probes in 508 MB (allowed: at most "
+        GOOD + 'kind = "stamp"\ninterval = "1ms"\nflows = 64\n[window]\nlength = "2m"\nhistogram = "2m"\n',
+        "window.length: 2m at 64,000 probes/s means remembering 7,808,000 probes in 742 MB (allowed: at most "
         "430 MB: shorter windows and timeouts, longer intervals, fewer flows or smaller bursts)",
     ),
 ]
