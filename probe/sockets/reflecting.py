@@ -94,14 +94,16 @@ def open_reflecting(family: int, address: str, port: int, scope: int = 0) -> Ref
         handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
         if family == socket.AF_INET6:
             handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # What a local route delivers here may be answered from there, as on IPv4 without being asked.
-            handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_FREEBIND, 1)
         for option, _ in _IPV4 if family == socket.AF_INET else _IPV6:
             level = socket.IPPROTO_IP if family == socket.AF_INET else socket.IPPROTO_IPV6
             handle.setsockopt(level, option, 1)
         # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
         time.sleep(0.005)
         handle.bind((address, port) if family == socket.AF_INET else (address, port, 0, scope))
+        if family == socket.AF_INET6:
+            # What a local route delivers here may be answered from there, as on IPv4 without being asked.
+            # After bind: an address that is not ours is a mistake there.
+            handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_FREEBIND, 1)
     except OSError as problem:
         handle.close()
         raise _translated(problem, where, port) from None
