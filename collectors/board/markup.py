@@ -39,9 +39,11 @@ COLUMNS: list[dict[str, Any]] = [
     {"name": "spark", "label": "p50, p99 and loss, 5 min", "field": "id", "align": "left"},
     {"name": "age", "label": "age", "field": "end", **_RIGHT},
 ]
+# The table's events are heard where they are emitted on the table, which a virtual scroll stands in between.
 BODY = """
-<q-tr :props="props" :data-id="props.row.id" tabindex="0" @click="() => $parent.$emit('pick', props.row.id)"
-      @keydown.enter="() => $parent.$emit('pick', props.row.id)">
+<q-tr :props="props" :data-id="props.row.id" tabindex="0"
+      @click="() => $parent.$parent.$emit('pick', props.row.id)"
+      @keydown.enter="() => $parent.$parent.$emit('pick', props.row.id)">
   <q-td><span class="state" :class="props.row.state.replace(' ', '-')">{{ props.row.state }}</span></q-td>
   <q-td class="name" :title="props.row.target">{{ props.row.target }}</q-td>
   <q-td class="tag">{{ props.row.venue }}</q-td>

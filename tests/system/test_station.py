@@ -102,12 +102,13 @@ class MadeUpAgent:
                 if any(first <= self._batch <= last for first, last in ranges):
                     return
 
-    def probe(self, target: str, start: int, p50: int, lost: int = 0) -> str:
+    def probe(self, target: str, start: int, p50: int, lost: int = 0, flow: str = "") -> str:
         fields = f"sent=20i,received={20 - lost}i,lost={lost}i,loss={lost / 20}"
         if lost < 20:
             fields += f",rtt_min_ns={p50 * 9 // 10}i,rtt_p50_ns={p50}i,rtt_p99_ns={p50 * 2}i"
             fields += f",rtt_max_ns={p50 * 3}i,jitter_ns=700i"
-        return f"probe,agent={self.name},kind=icmp,line=A,target={target},venue=TEST {fields} {start}"
+        tag = f",flow={flow}" if flow else ""
+        return f"probe,agent={self.name}{tag},kind=icmp,line=A,target={target},venue=TEST {fields} {start}"
 
 
 @asynccontextmanager
@@ -124,6 +125,9 @@ def now_window() -> int:
 
 _ROWS = "[...document.querySelectorAll('.targets tr[data-id]')]"
 _CELLS = _ROWS + ".map(row => [...row.cells].map(cell => cell.innerText.trim()))"
+_FLOWS = "[...document.querySelectorAll('.flows td:first-child')].map(cell => cell.parentElement)"
+_FLOWS += ".map(row => [...row.cells].map(cell => cell.innerText.trim()))"
+_WIDTH = "document.querySelector('.plot canvas').clientWidth"
 # How many pixels of the chart have the colour of the median's bar.
 _MEDIAN = """(() => { const c = document.querySelector('.plot canvas'); if (!c) return 0;
   const x = new OffscreenCanvas(c.width, c.height).getContext('2d', {willReadFrequently: true});
@@ -154,6 +158,19 @@ def test_the_board_moves_when_points_arrive(tmp_path: Path) -> None:
                 await tab.until("document.querySelector('.events').innerText.includes('eth0 is <b>down</b>')")
                 await tab.until("document.querySelector('.foot').innerText.includes('ny4-01')")
 
+                # Flows stand beside the target that has them; they are no targets, and leave when it does.
+                await tab.until("!document.querySelector('.flows-panel').checkVisibility()")
+                wide = await tab.run(_WIDTH)
+                flows = [ny4.probe("gw-b", start, 30_000, lost=20 * (n == 3), flow=str(n)) for n in range(16)]
+                await ny4.send(*flows)
+                await tab.until(f"{_FLOWS}.length === 16")
+                assert [row[:2] for row in await tab.run(_FLOWS) if row[1] != "0 %"] == [["3", "100 %"]]
+                assert len(await tab.run(_CELLS)) == 2
+                await tab.until(f"{_WIDTH} < {wide} - 200")
+                await tab.run(f"{_ROWS}.find(row => row.cells[1].innerText === 'gw-a').click()")
+                await tab.until("!document.querySelector('.flows-panel').checkVisibility()")
+                await tab.until(f"{_WIDTH} === {wide}")
+
                 # Numbers move, and for a second viewer too.
                 await other.open(running.board)
                 await other.until(f"{_CELLS}.length === 2")
@@ -182,12 +199,10 @@ def test_the_board_moves_when_points_arrive(tmp_path: Path) -> None:
 
 async def use(tab: Tab) -> None:
     """What a person does: pick a row, sort, filter, choose a span."""
-    await tab.run("document.querySelector('.targets tr[data-id]:not(:first-child)').click()")
-    picked = await tab.run(
-        "document.querySelector('.targets tr[data-id]:not(:first-child)').cells[1].innerText"
-    )
-    await tab.until(f"document.querySelector('.title .what').innerText.startsWith('{picked}')")
-    await tab.until(f"location.search.includes('target={picked}')")
+    for picked in ("gw-b", "gw-a"):  # one of them is not the one that is shown
+        await tab.run(f"{_ROWS}.find(row => row.cells[1].innerText === '{picked}').click()")
+        await tab.until(f"document.querySelector('.title .what').innerText.startsWith('{picked}')")
+        await tab.until(f"location.search.includes('target={picked}')")
     await tab.run("document.querySelector('.head .q-toggle').click()")
     await tab.until(f"{_CELLS}[0][0] === 'no reply'")
     await tab.run("[...document.querySelectorAll('.title .q-btn')].find(b => b.innerText === '1 h').click()")
