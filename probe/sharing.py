@@ -18,7 +18,8 @@ from probe.clock import Clock
 from probe.engine.dialect import Flow, Speak
 from probe.engine.echo import Echo
 from probe.errors import PrivilegeError, SocketError
-from probe.host.interfaces import has_clock, outlets, sharing_clock
+from probe.host.hardware import clock_of
+from probe.host.interfaces import has_clock, outlets
 from probe.host.netlink import Hop
 from probe.kinds import open_kind
 from probe.settings import AgentSettings, Target
@@ -134,11 +135,11 @@ _NO_CLOCK: frozenset[int] = frozenset()
 
 
 def _clocks(streams: Sequence[Stream]) -> list[frozenset[int]]:
-    """By which interfaces' common clock each flow's packets are stamped, besides the kernel's; empty: none."""
+    """The interfaces by whose common clock each flow's packets are stamped, besides the kernel's; or none."""
     found = [_NO_CLOCK] * len(streams)
     if not has_clock():
         return found
-    shared = cache(sharing_clock)
+    shared = cache(lambda outlet: clock_of(outlet)[0])
     for n, stream in enumerate(streams):
         target, address = stream.target, stream.address
         way = (address.family, address.sockaddr)

@@ -8,6 +8,9 @@ What is on already is never reduced: another program, as a PTP daemon, may have 
 reason nothing is switched off again when we leave: whoever came after us may rely on it, and the kernel does
 not say who does. It costs the host nothing but the card's own work. Who comes later may narrow it; then
 probes are stamped by the kernel alone, as before, and nobody fights over it.
+
+Some drivers set up their queues anew when the clock is switched on, and lose what arrives in that moment.
+That happens once, before the first probe; a host that cannot afford it has its cards switched on at boot.
 """
 
 from __future__ import annotations
