@@ -154,19 +154,22 @@ class Handshake:
         return numbers, rows, held & (self._sequence[rows] == sequences)
 
     def _after(self, number: int, flow: int, arrived: int) -> int:
-        """The probe that a target answers which has not forgotten probe `number` of this flow; -1: not to be
-        told.
+        """The probe that a target answers which has not forgotten probe `number` of this flow.
 
-        Only where there is no other that it may be (`arrived`: monotonic ns).
+        It answers SYNs as they come, so it is a later one, sent shortly before (`arrived`: monotonic ns). -1
+        where several of them have no answer yet: then it cannot be told.
         """
         ledger = self._ledger
         later = np.arange(number + 1, ledger.head)
         rows = ledger.row(later)
         sent = ledger.sent[rows]
         asked = (self._flow[rows] == flow) & ((ledger.state[rows] & SENT) != 0)
-        asked &= (ledger.rx[rows] == 0) & (sent <= arrived) & (sent > arrived - _ANSWER)
-        found = later[asked]
-        return int(found[0]) if len(found) == 1 else -1
+        asked &= (sent <= arrived) & (sent > arrived - _ANSWER)
+        open_ends = later[asked & (ledger.rx[rows] == 0)]
+        if len(open_ends) == 1:
+            return int(open_ends[0])
+        # Without any it is the answer to the last one, once more.
+        return int(later[asked][-1]) if asked.any() and not len(open_ends) else -1
 
     def failed(self, error: QuotedError) -> None:
         """See `Dialect`."""
