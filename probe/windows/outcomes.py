@@ -12,8 +12,6 @@ from probe.engine.samples import ERROR, HIDDEN, LOCAL, SENT, SKIPPED, Samples
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_DRIFT = 10  # two clocks differ in speed by less than 1 / 2**10
-
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -47,11 +45,8 @@ def judge(samples: Samples, timeout: int) -> Outcomes:
     unstamped = ~stamped
     hardware = None
     if samples.hard_rtt is not None:
-        # The interface is nearer to the line than the kernel, so its time is the shorter one: unless its
-        # clock was set in between.
-        hardware = (samples.hard_rtt > 0) & (samples.hard_rtt <= took + (took >> _DRIFT))
+        hardware = samples.hard_rtt != 0
         took = np.where(hardware, samples.hard_rtt, took)
-        unsure = unsure & ~hardware
         unstamped = unstamped & ~hardware
     # What this host itself gave up, or hid from us, tells nothing of the network.
     ours = (samples.state & (LOCAL | HIDDEN)) != 0

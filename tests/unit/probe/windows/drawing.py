@@ -120,7 +120,7 @@ def _probe(random: Random, flow: int, due: int, inside: bool, scale: int, socket
                 state |= CLOSED
     hard = None
     if socket.hard:
-        hard = random.choice([0, max(took - 1, 0), took // 2, took + took // 1024 + 1, -took]) if rx else 0
+        hard = random.choice([0, max(took - 1, 0), max(took // 2, 0), 2 * TIMEOUT * scale]) if rx else 0
     said = _said(random, took, rx != 0, scale, socket.far) if socket.kind == "stamp" else None
     return Probe(flow, due, sent, tx, rx, state, unstamped, duplicates, inside, hard, said)
 

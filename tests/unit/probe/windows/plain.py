@@ -76,11 +76,11 @@ class Probe:
 
     @property
     def by_hardware(self) -> bool:
-        return bool(self.hard) and 0 < (self.hard or 0) <= self.rough + self.rough // 1024
+        return bool(self.hard)
 
     @property
     def took(self) -> int:
-        return (self.hard or 0) if self.by_hardware else self.rough
+        return self.hard or self.rough
 
     @property
     def rtt(self) -> int | None:
@@ -91,7 +91,7 @@ class Probe:
 
     def late(self, timeout: int, flow_is_stamped: bool) -> bool:
         unsure = self.unstamped or (self.tx == 0 and flow_is_stamped)
-        return self.rx != 0 and self.took > timeout and (self.by_hardware or not unsure)
+        return self.rx != 0 and self.took > timeout and not unsure
 
     def left(self, flow_is_stamped: bool) -> bool:
         if not self.state & SENT:

@@ -105,23 +105,25 @@ def test_open_and_closed_ports_both_answer() -> None:
     assert "open" not in measured(window, TIMEOUT)
 
 
-def test_the_interfaces_time_is_taken_where_it_can_be_right() -> None:
-    believed, missing, longer, negative = (
-        replace(probe, hard=hard) for probe, hard in zip(answered(*[100] * 4), (60, 0, 101, -40), strict=True)
+def test_the_interfaces_time_is_taken_where_it_is_there() -> None:
+    stamped, missing = (
+        replace(probe, hard=hard) for probe, hard in zip(answered(100, 100), (60, 0), strict=True)
     )
-    fields = measured(one_flow(believed, missing, longer, negative), TIMEOUT)
+    fields = measured(one_flow(stamped, missing), TIMEOUT)
     assert (fields["hardware"], fields["unstamped"]) == (1, 0)
-    assert (fields["rtt_min_ns"], fields["rtt_p50_ns"]) == (60, 100)
+    assert (fields["rtt_min_ns"], fields["rtt_max_ns"]) == (60, 100)
     # It counts as stamped, also where the kernel's own stamp is missing.
-    fields = measured(one_flow(replace(believed, unstamped=True)), TIMEOUT)
+    fields = measured(one_flow(replace(stamped, unstamped=True)), TIMEOUT)
     assert (fields["hardware"], fields["unstamped"], fields["rtt_min_ns"]) == (1, 0, 60)
     assert "hardware" not in measured(one_flow(*answered(100)), TIMEOUT)
 
 
-def test_a_stepped_interface_clock_makes_no_reply_late() -> None:
+def test_the_interfaces_time_alone_calls_no_reply_late() -> None:
+    # Without kernel stamps nobody can tell whether the interface's clock was set in between.
     (probe,) = answered(100)
-    fields = measured(one_flow(replace(probe, hard=10 * TIMEOUT)), TIMEOUT)
-    assert (fields["received"], fields["late"], fields["hardware"], fields["rtt_max_ns"]) == (1, 0, 0, 100)
+    fields = measured(one_flow(replace(probe, hard=10 * TIMEOUT, unstamped=True)), TIMEOUT)
+    assert (fields["received"], fields["late"], fields["hardware"]) == (1, 0, 1)
+    assert "rtt_max_ns" not in fields
 
 
 def test_a_target_over_all_its_flows() -> None:
