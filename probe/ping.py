@@ -1,46 +1,50 @@
-"""One target in, a live line (or JSON object) for every probe and a summary at the end out: `coloprobe
-ping`."""
+"""One target in, a live line (or JSON object) for every probe and a summary at the end out: `coloprobe ping`.
+
+It is an agent's measurement of one target, on a schedule that begins at once and may end; of several flows
+people see a table instead of lines.
+"""
 
 from __future__ import annotations
 
-import json
-import secrets
+import shutil
 import signal
+import socket
 import sys
 import time
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from probe import ping_report
 from probe.clock import MILLISECOND, SECOND, Clock, SystemClock
-from probe.engine.channel import Channel, Flow
-from probe.engine.engine import Engine, Notice
-from probe.engine.samples import ERROR, LOCAL, REFUSED, SKIPPED, Cut, Samples, Strays
+from probe.engine.channel import FAR, Channel
+from probe.engine.engine import Notice
 from probe.engine.schedule import Schedule
-from probe.errors import UsageError
-from probe.host.interfaces import stamped
-from probe.host.processors import load
-from probe.sockets import abi
-from probe.sockets.opening import SocketOptions, open_icmp
+from probe.errors import SocketError, UsageError
+from probe.measurement import Measurement, build
+from probe.ping_lines import Display, JsonLines, LiveTable, Quiet, TextLines
+from probe.ping_view import HELD_BACK, View, nth
+from probe.settings import AgentSettings, AgentTable, EngineTable, HostTable, WindowTable
 from probe.sockets.privileges import drop_privileges
 from probe.target_settings import Target
 from probe.targets import Address, resolve
-from probe.telemetry.lines import Value
-from probe.telemetry.points import probe_fields
-from probe.text import duration
-from probe.windows.summary import Summaries, summarise
+from probe.units import Duration
 
-_KEEP = 1 << 22  # probes that the final summary looks at; the oldest go first
-_SPARE = 20 * MILLISECOND  # beyond the timeout, for a reply that is still in the kernel's queue
-_HELD_BACK = 3 * SECOND + 200 * MILLISECOND  # the kernel looks for a neighbour for three seconds
+_WINDOW = Duration(10 * SECOND)
+_DRAIN_EVERY = 10 * MILLISECOND
+_LOOK_EVERY = 5 * MILLISECOND
 
 
 @dataclass(frozen=True)
 class PingOptions:
-    """What the command line asked for; times in ns, `count` None: until interrupted, `family` 0: any."""
+    """What the command line asked for; times in ns, `count` None: until interrupted, `family` 0: any.
+
+    count: probes of each flow. clock_error: how far this host's clock may be off; None: as the kernel says.
+    """
 
     target: Target
     count: int | None = None
@@ -48,200 +52,219 @@ class PingOptions:
     family: int = 0
     as_json: bool = False
     quiet: bool = False
+    clock_error: int | None = None
 
 
-class _Counted(Schedule):
-    """A schedule that ends after `count` probes; the first is due at once."""
+class Counted(Schedule):
+    """A schedule that ends after `count` probes of each flow, and leaves out none, however late.
 
-    def __init__(self, interval: int, count: int | None) -> None:
-        super().__init__([interval], [False], np.random.default_rng())
-        self._next[:] = 0
-        self._left = count
+    Args:
+        target: whose flows they are.
+        lanes: which of these.
+        count: None: it does not end.
+    The first flow's first probe is due at once, the other flows' ones spread over the interval.
+    """
+
+    def __init__(self, target: Target, lanes: range, count: int | None, rng: np.random.Generator) -> None:
+        many = len(lanes)
+        random = target.schedule == "poisson"
+        super().__init__([int(target.interval)] * many, [random] * many, rng, [target.burst] * many)
+        self._next[:] = np.array(lanes) * int(target.interval) // target.flows
+        self._left = None if count is None else np.full(many, count)
 
     def earliest(self) -> int:
-        return super().earliest() if self._left is None or self._left else 1 << 62
+        return super().earliest() if self._left is None or self._left.any() else FAR
 
     def skip(self, until: int) -> int:  # noqa: ARG002 - Schedule's signature
         """Nothing: every probe is reported, also one that this host was too late for."""
         return 0
 
     def take(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        flows, dues = super().take(until, limit if self._left is None else min(limit, self._left))
-        if self._left is not None:
-            self._left -= len(flows)
-        return flows, dues
+        while True:
+            flows, dues = super().take(until, limit)
+            if self._left is None or not len(flows):
+                return flows, dues
+            wanted = nth(flows, len(self._left)) < self._left[flows]
+            flows, dues = flows[wanted], dues[wanted]
+            self._left -= np.bincount(flows, minlength=len(self._left))
+            self._next[self._left == 0] = FAR
+            if len(flows):
+                return flows, dues
 
 
-class _View:
-    """Reports what became of each probe, once, in the order of sending; late and duplicate replies as they
-    come."""
+class _Plan:
+    """Makes the schedules of the channels of one target, in the order of its flows."""
 
-    def __init__(
-        self, options: PingOptions, address: Address, channel: Channel, engine: Engine, out: TextIO
-    ) -> None:
-        self._options, self._address, self._out = options, address, out
-        self._channel, self._ledger, self._engine = channel, channel.ledger, engine
-        self._shown = 0
-        # By the ledger's rows: whether a probe was called lost, and how many of its duplicates were reported.
-        self._lost = np.zeros(channel.ledger.size, np.bool_)
-        self._repeats = np.zeros(channel.ledger.size, np.uint8)
+    def __init__(self, count: int | None) -> None:
+        self._count = count
+        self._planned = 0
 
-    def update(self, now: int) -> None:
-        """Report what can be said at `now` (monotonic ns)."""
-        ledger = self._ledger
-        ledger.settle()
-        while self._shown < ledger.head and self._settled(self._shown, now):
-            self._shown += 1
-        news = (ledger.duplicates > self._repeats) | (self._lost & (ledger.rx != 0))
-        for row in np.flatnonzero(news).tolist():
-            number = ledger.planned // ledger.size * ledger.size + row
-            number -= ledger.size if number >= ledger.planned else 0
-            if number >= self._shown:
-                continue  # its row held another probe before, and its own turn comes
-            if self._lost[row] and ledger.rx[row]:
-                self._lost[row] = False
-                self._report(number, "late")
-            for _ in range(int(ledger.duplicates[row]) - int(self._repeats[row])):
-                self._report(number, "duplicate")
-            self._repeats[row] = ledger.duplicates[row]
-
-    def done(self, count: int | None) -> bool:
-        """Whether every probe of a counted run has been reported."""
-        return count is not None and self._shown >= count
-
-    def _settled(self, number: int, now: int) -> bool:
-        ledger, row = self._ledger, self._ledger.row(number)
-        state = int(ledger.state[row])
-        self._lost[row], self._repeats[row] = False, 0
-        if state & (REFUSED | SKIPPED | ERROR):
-            self._report(number, "error")
-        elif ledger.rx[row]:
-            late = self._rtt(row)[0] > self._options.timeout and not ledger.unstamped[row]
-            self._report(number, "late" if late else "received")
-        else:
-            # What has no TX stamp may still be waiting for its neighbour in this host.
-            patience = self._options.timeout + _SPARE + (0 if ledger.tx[row] else _HELD_BACK)
-            if now <= int(ledger.sent[row]) + patience:
-                return False
-            never_left = not ledger.tx[row] and self._stamping()
-            self._report(number, "error" if never_left else "lost")
-            self._lost[row] = True
-        return True
-
-    def _stamping(self) -> bool:
-        """Whether the kernel stamps what goes to this target, so that no stamp means: not sent."""
-        known = self._channel.flows[0].stamped and not self._ledger.rx.any()
-        return bool(known or self._ledger.tx.any() or (self._ledger.state & LOCAL).any())
-
-    def _rtt(self, row: int) -> tuple[int, str]:
-        ledger = self._ledger
-        sent, rx = int(ledger.tx[row]), int(ledger.rx[row])
-        if sent and not ledger.unstamped[row] and rx >= sent:
-            return rx - sent, "kernel"
-        return rx - int(ledger.sent[row]), "user"
-
-    def _report(self, number: int, outcome: str) -> None:
-        if self._options.quiet:
-            return
-        ledger, row = self._ledger, self._ledger.row(number)
-        sent = int(ledger.tx[row]) or int(ledger.sent[row])
-        answered = outcome in ("received", "late") and ledger.rx[row] != 0
-        rtt, stamp = self._rtt(row) if answered else (0, "kernel" if ledger.tx[row] else "user")
-        if self._options.as_json:
-            record: dict[str, object] = {"flow": 0, "seq": number, "sent_ns": self._engine.to_mono.wall(sent)}
-            if answered:
-                record["rtt_ns"] = rtt
-            record |= {"stamp": stamp, "outcome": outcome}
-            self._print(json.dumps(record))
-            return
-        if answered:
-            notes = "" if stamp == "kernel" else "  (no kernel timestamp)"
-            notes += "  late" if outcome == "late" else ""
-            source = f"{self._options.target.size} bytes from {self._address.text}"
-            text = f"{source}: seq={number} rtt={duration(rtt)}{notes}"
-        elif outcome == "error":
-            text = f"seq={number} {self._why(int(ledger.state[row]))}"
-        else:
-            text = f"seq={number} " + ("no reply" if outcome == "lost" else "duplicate reply")
-        self._print(text)
-
-    def _why(self, state: int) -> str:
-        if state & SKIPPED:
-            return "not sent: this host was stalled"
-        if state & REFUSED:
-            return f"not sent: {abi.error_name(self._engine.channels[0].counters.last_errno)}"
-        if state & LOCAL:
-            return "not sent: no neighbour answers for it"
-        return "ICMP error: unreachable" if state & ERROR else "not sent: held back or dropped by this host"
-
-    def _print(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
+    def __call__(self, targets: Sequence[Target], rng: np.random.Generator) -> Schedule:
+        lanes = range(self._planned, self._planned + len(targets))
+        self._planned = lanes.stop
+        return Counted(targets[0], lanes, self._count, rng)
 
 
 def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None = None) -> int:
     """Probe until the count is reached or a signal comes. Returns the exit status: 0, or 1 where nothing was
     received.
 
-    Raises: ResolveError, PrivilegeError, SocketError.
+    Raises: UsageError, ResolveError, PrivilegeError, SocketError.
     """
-    if (options.target.kind, options.target.flows, options.target.burst) != ("icmp", 1, 1):
-        raise UsageError("this version pings one flow of ICMP")
     clock = clock or SystemClock()
-    address = resolve(options.target.address, options.family or options.target.family)
-    socket_options = SocketOptions(address.family, options.target.dscp, options.target.size)
-    probe_socket = open_icmp(socket_options)
-    drop_privileges()
-    # Room for ten seconds and the timeout, so that a late reply still finds its probe.
-    capacity = (10 * SECOND + 4 * options.timeout) // options.target.interval + 2048
-    schedule = _Counted(options.target.interval, options.count)
-    (sure,) = stamped([(address.family, address.sockaddr)])
-    channel = Channel(
-        probe_socket,
-        [Flow(0, address.sockaddr, options.target.size, sure)],
-        schedule,
-        capacity=capacity,
-        all_flows=1,
-        token=secrets.token_bytes(8),
-        base_id=secrets.randbelow(1 << 16),
-    )
-    cuts: deque[Cut] = deque()
-
-    def notice(said: Notice) -> None:
-        print(said.text, file=sys.stderr)
-
-    engine = Engine(
-        [channel],
+    target = options.target
+    address = _address(options)
+    cuts = ping_report.Cuts(target.kind, target.flows)
+    measurement = build(
+        _settings(options, address),
         clock,
-        window=10 * SECOND,
-        timeout=max(options.timeout, 2 * options.target.interval),
-        tick=min(MILLISECOND, options.target.interval),
-        flows=1,
-        on_cut=cuts.append,
-        on_notice=notice,
-        load=load,
-        drain_every=10 * MILLISECOND,
+        cuts.add,
+        _complain,
+        plan=_Plan(options.count),
+        drain_every=_DRAIN_EVERY,
+        linger=HELD_BACK,
     )
-    view = _View(options, address, channel, engine, out)
+    drop_privileges()
+    engine, channels = measurement.engine, list(measurement.engine.channels)
+    reasons = dict.fromkeys(one.reason for one in measurement.unmeasured)
+    if not channels:
+        raise SocketError("; ".join(reasons))
+    for reason in reasons:
+        print(f"not every flow can be measured: {reason}", file=sys.stderr)
+    flows = _Flows(target, channels)
+    view = View(channels, target.flows, options.timeout, int(target.interval))
+    display = _display(options, address, measurement, flows, out)
     if not options.as_json:
-        how = "raw socket" if probe_socket.raw else "ping socket"
-        size = f"{options.target.size} bytes of IP payload"
-        print(f"PING {options.target.address} ({address.text}): {size}, {how}", file=out)
-    stop = _Interrupt()
-    started = clock.wall()
+        print(_headline(target, address, channels[0]), file=out, flush=True)
+    wanted = FAR if options.count is None else options.count * len(flows.opened)
+    stop, look = _Interrupt(), 0
     try:
-        while not stop.asked and not view.done(options.count):
+        while not stop.asked and view.told < wanted:
             wake = engine.turn()
-            view.update(clock.mono())
-            while len(cuts) > 1 and sum(len(c.samples[0].flow) for c in cuts) > _KEEP:
-                cuts.popleft()
+            now = clock.mono()
+            if now >= look:
+                look = now + _LOOK_EVERY
+                for news in view.update(now):
+                    display.show(news)
+                display.tick(now)
             time.sleep(max(0, wake - clock.mono()) / 1e9)
         engine.finish(time.sleep)
-        view.update(clock.mono() + options.timeout + _HELD_BACK)
+        for news in view.update(FAR):
+            display.show(news)
     finally:
-        engine.close()
-    summaries = _whole(list(cuts), started, clock.wall(), options.timeout)
-    _conclude(summaries, options, out)
-    return 0 if summaries.values["received"][0] else 1
+        display.end()
+        measurement.close()
+    summaries = cuts.summaries(options.timeout)
+    whole = target.flows if target.flows > 1 else 0
+    if options.as_json:
+        tags = {"target": target.name, "kind": target.kind, "dscp": str(target.dscp)}
+        said = "\n".join(ping_report.points(summaries, tags, target.flows))
+    else:
+        said = ping_report.text(summaries, whole, target.name, _no_delays(channels))
+        if target.flows > 1:
+            rows = ping_report.flow_rows(summaries, flows.identities, flows.opened)
+            said += "\n" + ping_report.flows_text(rows, flows.heading)
+    print(said, file=out, flush=True)
+    return 0 if summaries.values["received"][whole] else 1
+
+
+def _address(options: PingOptions) -> Address:
+    """Where it goes. Raises: UsageError, ResolveError."""
+    target = options.target
+    if options.family and target.family not in (0, options.family):
+        asked = "-4" if options.family == socket.AF_INET else "-6"
+        raise UsageError(f"--source: {target.source!r} is not of the family that {asked} asks for")
+    return resolve(target.address, options.family or target.family)
+
+
+def _settings(options: PingOptions, address: Address) -> AgentSettings:
+    """Those of an agent with this one target."""
+    error = options.clock_error
+    return AgentSettings(
+        agent=AgentTable(id="ping"),
+        target=(msgspec.structs.replace(options.target, address=address.text),),
+        window=WindowTable(length=_WINDOW, timeout=Duration(options.timeout)),
+        engine=EngineTable(tick=Duration(MILLISECOND)),
+        host=HostTable(clock_error=None if error is None else Duration(error)),
+    )
+
+
+def _complain(said: Notice) -> None:
+    print(said.text, file=sys.stderr)
+
+
+def _display(
+    options: PingOptions, address: Address, measurement: Measurement, flows: _Flows, out: TextIO
+) -> Display:
+    if options.quiet:
+        return Quiet()
+    if options.as_json:
+        return JsonLines(options.target, measurement.engine.to_mono.wall, out)
+    if options.target.flows == 1:
+        return TextLines(options.target, address.text, out)
+    if not out.isatty():
+        return Quiet()
+    return LiveTable(flows.identities, flows.heading, flows.opened, out, shutil.get_terminal_size)
+
+
+def _headline(target: Target, address: Address, channel: Channel) -> str:
+    port = f" port {target.port}" if target.port else ""
+    how = {
+        "icmp": "raw socket" if channel.socket.raw else "ping socket",
+        "stamp": "UDP socket",
+        "tcp": "raw socket, half-open",
+        "connect": "connections",
+    }[target.kind]
+    text = f"PING {target.address} ({address.text}){port}: {target.size} bytes of IP payload, {how}"
+    if target.flows > 1:
+        text += f", {target.flows} flows, a probe each every {target.interval}"
+    return text
+
+
+class _Flows:
+    """What tells the packets of a target's flows apart.
+
+    heading: what `identities` are. opened: flows that have a socket.
+    """
+
+    def __init__(self, target: Target, channels: Sequence[Channel]) -> None:
+        named: dict[int, str] = {}
+        self.heading = "source port"
+        for channel in channels:
+            for position, flow in enumerate(channel.flows):
+                if target.kind != "icmp":
+                    named[flow.index] = str(_port(channel, flow.lane))
+                elif channel.socket.family == socket.AF_INET6:
+                    self.heading = "flow label"
+                    named[flow.index] = f"0x{int.from_bytes(flow.destination[4:8], 'big'):05x}"
+                else:
+                    self.heading = "ICMP id"
+                    raw = channel.socket.raw
+                    named[flow.index] = str((channel.base_id + position) & 0xFFFF) if raw else "one for all"
+        self.identities = [named.get(flow, "-") for flow in range(target.flows)]
+        self.opened = frozenset(named)
+
+
+def _port(channel: Channel, lane: int) -> int:
+    """The source port of a flow; 0: the kernel's choice for each probe."""
+    from probe.sockets.datagram import DatagramSocket
+    from probe.sockets.syn_socket import SynSocket
+
+    if isinstance(channel.socket, DatagramSocket):
+        return channel.socket.port
+    if isinstance(channel.socket, SynSocket):
+        return channel.socket.ports[lane]
+    return 0
+
+
+def _no_delays(channels: Sequence[Channel]) -> str:
+    """Why replies of reflectors may tell no one-way delays; empty: there are no reflectors."""
+    reflected = channels[0].ledger.reflected
+    if reflected is None:
+        return ""
+    if reflected.own_error() is None:
+        return "this host's clock is not synchronised; where it is, but the kernel is not told: --clock-error"
+    return "the reflector's clock is not synchronised"
 
 
 class _Interrupt:
@@ -254,54 +277,3 @@ class _Interrupt:
 
     def _ask(self, *_: object) -> None:
         self.asked = True
-
-
-def _whole(cuts: list[Cut], start: int, end: int, timeout: int) -> Summaries:
-    """All cuts as one window."""
-    parts = [cut.samples[0] for cut in cuts]
-    names = ("flow", "due", "sent", "tx", "rx", "state", "unstamped", "duplicates")
-    columns = {name: np.concatenate([getattr(p, name)[: p.inside] for p in parts]) for name in names}
-    stamping = np.array([any(bool(p.stamping[0]) for p in parts)])
-    samples = Samples(**columns, inside=len(columns["flow"]), stamping=stamping)
-    late, duplicates, errors = (
-        sum((getattr(cut.strays, name) for cut in cuts), np.zeros(1, np.int64))
-        for name in ("late", "duplicates", "errors")
-    )
-    return summarise(Cut(start, end, (samples,), Strays(late, duplicates, errors)), 1, timeout)
-
-
-def _conclude(summaries: Summaries, options: PingOptions, out: TextIO) -> None:
-    fields = probe_fields(summaries, 0)
-    if options.as_json:
-        tags = {"target": options.target.address, "kind": "icmp", "dscp": str(options.target.dscp)}
-        print(
-            json.dumps({"time": summaries.start_ns, "measurement": "probe", **tags, **fields}),
-            file=out,
-            flush=True,
-        )
-        return
-    print(_summary_text(fields, options.target.address), file=out, flush=True)
-
-
-def _summary_text(fields: dict[str, Value], host: str) -> str:
-    if not fields:
-        return "nothing was sent"
-    loss = f"{fields['loss']:.2%}" if "loss" in fields else "-"
-    text = [
-        f"\n--- {host}: {fields['sent']} sent, {fields['received']} received, {fields['lost']} lost ({loss})",
-        "    "
-        + ", ".join(f"{fields[name]} {name}" for name in ("late", "duplicates", "reordered", "errors"))
-        + f", longest loss burst {fields['loss_burst_max']}, {fields['unstamped']} without kernel stamps",
-    ]
-
-    def shown(name: str) -> str:
-        return duration(int(fields[name]))
-
-    if "rtt_min_ns" in fields:
-        names = ("min", "p50", "p90", "p99", "p999", "max", "mean", "stddev")
-        text.append("rtt " + "  ".join(f"{name} {shown(f'rtt_{name}_ns')}" for name in names))
-    if "jitter_ns" in fields:
-        text.append(f"jitter {shown('jitter_ns')} (RFC 3550)")
-    if "ipdv_mean_ns" in fields:
-        text[-1] += f"  ipdv mean {shown('ipdv_mean_ns')}  p99 {shown('ipdv_p99_ns')} (RFC 3393)"
-    return "\n".join(text)
