@@ -6,7 +6,6 @@ people see a table instead of lines.
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import sys
@@ -26,7 +25,7 @@ from probe.engine.engine import Notice
 from probe.engine.schedule import Schedule
 from probe.errors import SocketError, UsageError
 from probe.measurement import Measurement, build
-from probe.ping_lines import Display, JsonLines, LiveTable, Quiet, TextLines
+from probe.ping_lines import Display, JsonLines, Quiet, TextLines
 from probe.ping_view import HELD_BACK, View, nth
 from probe.settings import AgentSettings, AgentTable, EngineTable, HostTable, WindowTable
 from probe.sockets.privileges import drop_privileges
@@ -162,8 +161,10 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     else:
         said = ping_report.text(summaries, whole, target.name, _no_delays(channels))
         if target.flows > 1:
-            rows = ping_report.flow_rows(summaries, flows.identities, flows.opened)
-            said += "\n" + ping_report.flows_text(rows, flows.heading)
+            from probe.ping_table import flow_rows, flows_text
+
+            rows = flow_rows(summaries, flows.identities, flows.opened)
+            said += "\n" + flows_text(rows, flows.heading)
     print(said, file=out, flush=True)
     return 0 if summaries.values["received"][whole] else 1
 
@@ -204,7 +205,11 @@ def _display(
         return TextLines(options.target, address.text, out)
     if not out.isatty():
         return Quiet()
-    return LiveTable(flows.identities, flows.heading, flows.opened, out, shutil.get_terminal_size)
+    from shutil import get_terminal_size
+
+    from probe.ping_table import LiveTable
+
+    return LiveTable(flows.identities, flows.heading, flows.opened, out, get_terminal_size)
 
 
 def _headline(target: Target, address: Address, channel: Channel) -> str:

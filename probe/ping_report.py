@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from probe.engine.samples import Cut, Reflections, Samples, Strays
-from probe.flow_table import FlowRow, table, verdict
 from probe.telemetry.lines import Value
 from probe.telemetry.points import probe_fields
 from probe.text import duration
@@ -80,27 +79,6 @@ def points(summaries: Summaries, tags: Mapping[str, str], flows: int) -> list[st
         )
         for mine, row in rows
     ]
-
-
-def flow_rows(summaries: Summaries, identities: Sequence[str], opened: frozenset[int]) -> list[FlowRow]:
-    """Every flow as a row of the table."""
-    made = []
-    for flow, identity in enumerate(identities):
-        fields = probe_fields(summaries, flow)
-        sent, lost, errors = (int(fields.get(name, 0)) for name in ("sent", "lost", "errors"))
-        p50, p99, most = (_optional(fields.get(f"rtt_{name}_ns")) for name in ("p50", "p99", "max"))
-        jitter = _optional(fields.get("jitter_ns"))
-        made.append(FlowRow(flow, identity, sent, lost, errors, p50, p99, most, jitter, flow in opened))
-    return made
-
-
-def _optional(value: Value | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def flows_text(rows: Sequence[FlowRow], heading: str) -> str:
-    """The table of flows, and the line that says what it shows."""
-    return "\n".join(["", *table(rows, heading), verdict(rows)])
 
 
 def text(summaries: Summaries, row: int, name: str, no_delays: str = "") -> str:

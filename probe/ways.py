@@ -4,7 +4,6 @@ and why; and afterwards what has changed about it."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -226,6 +225,8 @@ async def follow(
     rebuild: Callable[[], Awaitable[None]],
 ) -> None:
     """Keep whatever measurement is the current one to the kernel's routes and neighbours, until cancelled."""
+    import asyncio  # late: `coloprobe ping` follows nothing
+
     steady = 0  # until then no measurement is built anew
     while True:
         await asyncio.sleep(EVERY_S)
