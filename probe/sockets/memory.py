@@ -51,6 +51,8 @@ class MemorySocket:
     receive_stamps: bool = True
     room: int = 1 << 30  # replies and TX stamps that fit in unread; what is beyond is lost, stamps uncounted
     kept: int = PITCH  # bytes of each packet received
+    hard_ahead: int | None = None  # ns that the interface's own clock is ahead of ours; None: it has none
+    nearer: int = 300  # ns that it stamps later than the kernel what is sent, and sooner what comes
     dropped: int = 0
     closed: bool = False
     rows: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((ROWS, 128), np.uint8))
@@ -65,6 +67,7 @@ class MemorySocket:
         self._order = itertools.count()
         self._arrived: list[tuple[int, bytes]] = []  # stamp, packet
         self._stamps: list[tuple[int, int]] = []
+        self._hard: list[tuple[int, int]] = []
         self.admitted: tuple[int, int] | None = None
         self.dismissed: tuple[int, int] | None = None
         self._tried = 0
@@ -96,7 +99,10 @@ class MemorySocket:
             left = self.clock.mono() + MICROSECOND
             self._arrive()
             if fate.stamped and self._waiting() < self.room:
-                self._stamps.append((int(self._ids[row]), self.clock.wall() + MICROSECOND))
+                stamp = self.clock.wall() + MICROSECOND
+                self._stamps.append((int(self._ids[row]), stamp))
+                if self.hard_ahead is not None:
+                    self._hard.append((int(self._ids[row]), stamp + self.nearer + self.hard_ahead))
             reply = bytes([packet[0] - 8 if packet[0] == 8 else 129]) + packet[1:]
             self.deliver(*((left + delay, reply) for delay in fate.replies))
             self.deliver(*((left + delay, raw) for delay, raw in fate.raw))
@@ -142,15 +148,22 @@ class MemorySocket:
             rows[i, : len(cut)] = np.frombuffer(cut, np.uint8)
         stamps = np.array([when if self.receive_stamps else 0 for when, _ in arrived], np.int64)
         lengths = np.array([len(data) for _, data in arrived], np.uint32)
-        return Replies(rows, lengths, stamps, np.zeros((len(arrived), 28), np.uint8), len(arrived) == BLOCK)
+        hard = None
+        if self.hard_ahead is not None:
+            hard = np.array([when - self.nearer + self.hard_ahead for when, _ in arrived], np.int64)
+        sources = np.zeros((len(arrived), 28), np.uint8)
+        return Replies(rows, lengths, stamps, sources, len(arrived) == BLOCK, hard)
 
     def stamps(self) -> Stamps | None:
         if not self._stamps and not self.errors:
             return None
         taken, self._stamps = self._stamps, []
         errors, self.errors = tuple(self.errors), []
-        ids = np.array([i for i, _ in taken], np.uint32)
-        return Stamps(ids, np.array([when for _, when in taken], np.int64), errors, False)
+        ids, stamp = _columns(taken)
+        if self.hard_ahead is None:
+            return Stamps(ids, stamp, errors, False)
+        hard, self._hard = self._hard, []
+        return Stamps(ids, stamp, errors, False, *_columns(hard))
 
     def pressure(self) -> Pressure:
         self._arrive()
@@ -164,6 +177,10 @@ class MemorySocket:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _columns(stamps: list[tuple[int, int]]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    return np.array([i for i, _ in stamps], np.uint32), np.array([when for _, when in stamps], np.int64)
 
 
 def lossless(delay: int) -> Rule:

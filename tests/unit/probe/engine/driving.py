@@ -19,10 +19,16 @@ class Driver:
     """One channel of `flows` flows, `interval` apart, in windows of 1 s with a timeout of 200 ms."""
 
     def __init__(
-        self, rule: Rule, *, flows: int = 1, interval: int = 10 * MILLISECOND, capacity: int = 4096
+        self,
+        rule: Rule,
+        *,
+        flows: int = 1,
+        interval: int = 10 * MILLISECOND,
+        capacity: int = 4096,
+        hard_ahead: int | None = None,
     ) -> None:
         self.clock = ManualClock()
-        self.socket = MemorySocket(self.clock, rule)
+        self.socket = MemorySocket(self.clock, rule, hard_ahead=hard_ahead)
         self.flows = flows
         schedule = Schedule([interval] * flows, [False] * flows, np.random.default_rng(7))
         self.channel = Channel(
@@ -33,6 +39,7 @@ class Driver:
             all_flows=flows,
             token=TOKEN,
             base_id=100,
+            hardware=hard_ahead is not None,
         )
         self.cuts: list[Cut] = []
         self.notices: list[Notice] = []

@@ -1,4 +1,4 @@
-"""Stamps of both clocks in, the RTTs by the interface's clock that are believed out."""
+"""Stamps of both clocks in, the RTTs by the interface's clock that are believed out; also by an engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pytest
 
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
 from probe.engine.hardware import hard_rtt
+from probe.sockets.memory import lossless
+from tests.unit.probe.engine.driving import Driver
 
 TX, HARD = 5_000 * SECOND, 1_800_000_000 * SECOND  # each clock has a scale of its own
 
@@ -59,3 +61,39 @@ def test_each_probe_is_judged_by_itself() -> None:
     assert hard_rtt(tx, rx, hard_tx, hard_rx).tolist() == [9 * MILLISECOND, 0, 0, 0]
     empty = np.zeros(0, np.int64)
     assert hard_rtt(empty, empty, empty, empty).dtype == np.int64
+
+
+def test_an_engine_takes_rtts_by_the_interfaces_clock() -> None:
+    driver = Driver(lossless(MILLISECOND), hard_ahead=37 * SECOND)
+    driver.run(2 * SECOND)
+    driver.finish()
+    rtts = np.concatenate(
+        [cut.samples[0].hard_rtt for cut in driver.cuts if cut.samples[0].hard_rtt is not None]
+    )
+    assert len(rtts) >= 200
+    assert set(rtts.tolist()) == {MILLISECOND - 2 * driver.socket.nearer}
+    assert driver.totals()["unstamped"] == driver.totals()["lost"] == 0
+    full = [s.values for s in driver.summaries() if s.values["received"][0]]
+    assert len(full) >= 2
+    for values in full:
+        assert values["hardware"].tolist() == values["received"].tolist()
+        assert values["rtt_min_ns"].tolist() == values["rtt_max_ns"].tolist() == [999_400]
+
+
+def test_when_that_clock_is_set_in_between_the_kernels_stamps_are_there() -> None:
+    driver = Driver(lossless(5 * MILLISECOND), hard_ahead=37 * SECOND)
+    driver.run(SECOND)
+    driver.socket.hard_ahead = 0
+    driver.run(SECOND)
+    driver.finish()
+    samples = [cut.samples[0] for cut in driver.cuts]
+    rtts = np.concatenate([each.hard_rtt[: each.inside] for each in samples if each.hard_rtt is not None])
+    by_interface = rtts == 5 * MILLISECOND - 2 * driver.socket.nearer
+    assert (by_interface | (rtts == 0)).all()
+    # Their probe left before, and their reply was stamped after: the memory socket does it as it is read.
+    astride = int((~by_interface).sum())
+    assert 0 < astride <= 30
+    totals = driver.totals()
+    assert totals["received"] == len(rtts)
+    assert totals["unstamped"] == totals["lost"] == totals["late"] == 0
+    assert sum(int(s.values["hardware"][0]) for s in driver.summaries()) == len(rtts) - astride
