@@ -15,6 +15,7 @@ from probe.engine.samples import BACKWARD, ERROR, FORWARD, LOCAL, UNTOLD
 from tests.lab.capture import Capture, Packet
 from tests.lab.link import Constant, Every, Impairments
 from tests.lab.netlab import Lab, Namespace
+from tests.lab.running import AS_NOBODY, coloprobe_ping
 from tests.lab.stamping import OWN_ERROR, PORT, Fate, Reflecting, Sender, address_of, one_way
 
 Pair = tuple[Namespace, Namespace]
@@ -154,6 +155,18 @@ def test_authenticated_mode(pair: Pair, version: int, opener: Opener, tmp_path: 
     assert counted(refused)["received"] == 0
     assert f"{len(refused)} not authentic" in reflector.end()
     assert good.foreign == wrong.foreign == 0
+
+
+@VERSIONS
+def test_no_privilege_is_needed(pair: Pair, version: int) -> None:
+    near, far = pair
+    Reflecting(far)
+    target = f"stamp://{far.ipv4 if version == 4 else f'[{far.ipv6}]'}"
+    pinged = coloprobe_ping(near, target, "-c", "30", wrapper=AS_NOBODY)
+    assert pinged.status == 0, pinged.stderr
+    assert pinged.outcomes() == ["received"] * 30
+    assert {probe["stamp"] for probe in pinged.probes} == {"kernel"}
+    assert pinged.summary["rtt_max_ns"] < 10 * MILLISECOND
 
 
 @VERSIONS
