@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from struct import Struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,51 +33,22 @@ from probe.sockets.stamp_ids import KernelCounter
 ROWS = 64  # packets that are answered together: the first one's reply waits for the last one's
 PITCH = 9216  # bytes kept of a packet: a jumbo frame's
 _BUFFER = 4 << 20  # bytes, for each direction
-_HEADER = abi.MMSGHDR.itemsize
+_STAMPS = 4 * ROWS  # TX stamps that are read together
 _ECN = 0x03
 
 # Option that asks for it, and type of the message that then comes or goes: packet info, TTL, class.
 _IPV4 = (8, 8), (12, 2), (13, 1)
 _IPV6 = (49, 50), (51, 52), (66, 67)
 
-_NAMES = ("kind", "sec", "nsec", "interface", "own", "destination", "ttl", "class")
-_RECEIVED = {
-    4: np.dtype(
-        {
-            "names": _NAMES,
-            "formats": ["u8", "i8", "i8", "u4", "(4,)u1", "(4,)u1", "i4", "u1"],
-            "offsets": [8, 16, 24, 80, 84, 88, 112, 136],
-            "itemsize": 144,
-        }
-    ),
-    6: np.dtype(
-        {
-            "names": _NAMES,
-            "formats": ["u8", "i8", "i8", "u4", "(16,)u1", "(16,)u1", "i4", "u1"],
-            "offsets": [8, 16, 24, 96, 80, 80, 120, 144],
-            "itemsize": 152,
-        }
-    ),
-}
-_SENT_NAMES = ("info", "interface", "own", "class_head", "class", "id_head", "id")
-_SENT = {
-    4: np.dtype(
-        {
-            "names": _SENT_NAMES,
-            "formats": ["(2,)u8", "u4", "(4,)u1", "(2,)u8", "u4", "(2,)u8", "u4"],
-            "offsets": [0, 16, 20, 32, 48, 56, 72],
-            "itemsize": 80,
-        }
-    ),
-    6: np.dtype(
-        {
-            "names": _SENT_NAMES,
-            "formats": ["(2,)u8", "u4", "(16,)u1", "(2,)u8", "u4", "(2,)u8", "u4"],
-            "offsets": [0, 32, 16, 40, 56, 64, 80],
-            "itemsize": 88,
-        }
-    ),
-}
+# Kind, seconds and ns of the stamp; then, of IPv4: interface, own address, destination; of IPv6: destination,
+# interface; then TTL and class.
+_RECEIVED = {4: Struct("=8xQqq32x16xI4s4s4x16xi4x16xB7x"), 6: Struct("=8xQqq32x16x16sI4x16xi4x16xB7x")}
+# Heads are length, level and type. IPv4: interface, own address; IPv6: own address, interface. Class, id.
+_SENT = {4: Struct("=QiiI4s4x4xQiiI4xQiiI4x"), 6: Struct("=Qii16sI4xQiiI4xQiiI4x")}
+_HEADER = Struct("=40xQi4xI4x")  # of mmsghdr: the control messages' length, flags, the message's length
+_STAMP = Struct("=8xQqq48xQ4xI32x")  # as `abi.CONTROL`: kind, seconds, ns, origin, id
+_LENGTH = Struct("=Q")  # the second half of an iovec
+_KIND_STAMP, _ORIGIN_STAMP = int(abi.KIND_STAMP), int(abi.ORIGIN_STAMP)
 
 
 def open_reflecting(family: int, address: str, port: int, scope: int = 0) -> ReflectingSocket:
@@ -139,135 +113,150 @@ class ReflectingSocket:
         self.fd = handle.fileno()
         self.unstamped = 0  # packets that came without a stamp, so that our clock told their time
         self.unsent: Counter[str] = Counter()  # replies that the kernel refused, by its reason
-        self._six = handle.family == socket.AF_INET6
-        self._width = 16 if self._six else 4
-        self._rx = ReceiveBlock(_RECEIVED[6 if self._six else 4], names=True, kept=PITCH, rows=ROWS)
-        self._err = ReceiveBlock(abi.CONTROL, names=False, kept=8, rows=4 * ROWS)
-        self._bytes = self._rx.data.reshape(-1).data
+        self._version = 6 if handle.family == socket.AF_INET6 else 4
+        self._level = int(socket.IPPROTO_IPV6 if self._version == 6 else socket.IPPROTO_IP)
+        self._form = _RECEIVED[self._version]
+        control = np.dtype((np.void, self._form.size))
+        self._rx = ReceiveBlock(control, names=True, kept=PITCH, rows=ROWS)
+        self._err = ReceiveBlock(abi.CONTROL, names=False, kept=8, rows=_STAMPS)
+        # Packets come one by one more often than not: what is read of each costs less so than by columns.
+        self._data, self._names = _memory(self._rx.data), _memory(self._rx.names)
+        self._headers, self._control = _memory(self._rx.headers), _memory(self._rx.control)
+        self._errors = _memory(self._err.control)
+        self._known: list[
+            tuple[int, bytes, int, int]
+        ] = []  # of each row: length, own address, interface, class
         self._counter = KernelCounter()
         self._early: list[tuple[int, int]] = []
         self._next_id = 0
         self._prepare()
 
     def _prepare(self) -> None:
-        """The headers of replies, as far as they are the same for all."""
+        """The headers of replies, a row each; all of them but lengths and control messages."""
         place = np.arange(ROWS, dtype=np.uint64)
+        size = _SENT[self._version].size
         self._tx, self._iov = np.zeros(ROWS, abi.MMSGHDR), np.zeros(ROWS, abi.IOVEC)
-        self._control = np.zeros(ROWS, _SENT[6 if self._six else 4])
+        self._reply_control = np.zeros((ROWS, size), np.uint8)
+        self._iov["base"] = self._rx.data.ctypes.data + place * PITCH
         self._tx["iov"] = self._iov.ctypes.data + place * abi.IOVEC.itemsize
         self._tx["iovlen"] = 1
-        self._tx["namelen"] = abi.SOCKADDR if self._six else 16
-        self._tx["control"] = self._control.ctypes.data + place * self._control.itemsize
-        self._tx["controllen"] = self._control.itemsize - (0 if self._choose_id else 24)
-        level = socket.IPPROTO_IPV6 if self._six else socket.IPPROTO_IP
-        (_, info), _, (_, traffic) = _IPV6 if self._six else _IPV4
-        self._control["info"] = 36 if self._six else 28, level | info << 32
-        self._control["class_head"] = 20, level | traffic << 32
-        self._control["id_head"] = 20, socket.SOL_SOCKET | abi.SCM_TS_OPT_ID << 32
+        self._tx["name"] = self._rx.names.ctypes.data + place * abi.SOCKADDR
+        self._tx["namelen"] = 16 if self._version == 4 else abi.SOCKADDR
+        self._tx["control"] = self._reply_control.ctypes.data + place * size
+        self._tx["controllen"] = size - (0 if self._choose_id else 24)
         self._tx_at = self._tx.ctypes.data
+        self._lengths, self._replies = _memory(self._iov), _memory(self._reply_control)
 
     def receive(self) -> list[tuple[memoryview, Arrival]]:
-        """What waits, at most ROWS packets; memory and all of it valid until the next call."""
+        """What waits, at most ROWS packets; their bytes are valid, and free to change, till the next call."""
         count = self._rx.take(self.fd, 0)
-        if not count:
-            return []
-        headers, control = self._rx.headers[:count], self._rx.control[:count]
-        plain = (headers["controllen"] == control.itemsize) & (control["kind"] == abi.KIND_STAMP)
-        if not plain.all():
-            for i in np.flatnonzero(~plain).tolist():
-                self._set_right(i)
-            self._rx.odd = True
-        stamps = (control["sec"] * 1_000_000_000 + control["nsec"]).tolist()
-        if 0 in stamps:
-            self.unstamped += stamps.count(0)
-            now = time.time_ns()
-            stamps = [stamp or now for stamp in stamps]
-        destinations = control["destination"]
-        if self._six:
-            unicast = (destinations[:, 0] != 0xFF).tolist()
-        else:
-            # Where they differ the kernel has chosen one of our addresses instead of a group's.
-            unicast = (destinations == control["own"]).all(1).tolist()
-        whole = (headers["flags"] & int(socket.MSG_TRUNC) == 0).tolist()
-        lengths, ttls = headers["len"].tolist(), control["ttl"].tolist()
-        names, addresses, width = self._rx.names[:count].tobytes(), destinations.tobytes(), self._width
-        source = 8 if self._six else 4
-        found = []
-        for i in range(count):
-            peer = names[i * abi.SOCKADDR : (i + 1) * abi.SOCKADDR]
-            arrival = Arrival(
-                peer,
-                peer[source : source + width],
-                peer[2] << 8 | peer[3],
-                addresses[i * width : (i + 1) * width],
-                unicast[i],
-                ttls[i] & 0xFF,
-                stamps[i],
-                whole[i],
-            )
-            found.append((self._bytes[i * PITCH : i * PITCH + lengths[i]], arrival))
-        return found
+        self._known = []
+        return [self._received(row) for row in range(count)]
 
-    def _set_right(self, i: int) -> None:
-        """Rewrite the control messages of row i, which came in another order or without a stamp."""
-        row = self._rx.control[i : i + 1]
-        used = int(self._rx.headers["controllen"][i])
-        messages = dict(_messages(row.tobytes()[:used]))
-        (_, info), (_, ttl), (_, traffic) = _IPV6 if self._six else _IPV4
-        level = int(socket.IPPROTO_IPV6 if self._six else socket.IPPROTO_IP)
-        row.view(np.uint8)[:] = 0
-        stamp = messages.get((socket.SOL_SOCKET, abi.SO_TIMESTAMPING), b"")
-        if len(stamp) >= 16:
-            row["sec"], row["nsec"] = (int.from_bytes(stamp[at : at + 8], "little") for at in (0, 8))
-        found = messages.get((level, info), b"")
-        if len(found) == (20 if self._six else 12):
-            parts = (found[:16], found[:16], found[16:]) if self._six else (found[4:8], found[8:], found[:4])
-            row["own"], row["destination"] = (np.frombuffer(part, np.uint8) for part in parts[:2])
-            row["interface"] = int.from_bytes(parts[2], "little")
-        row["ttl"] = int.from_bytes(messages.get((level, ttl), b""), "little") & 0xFF
-        row["class"] = int.from_bytes(messages.get((level, traffic), b""), "little") & 0xFF
+    def _received(self, row: int) -> tuple[memoryview, Arrival]:
+        form = self._form
+        used, flags, length = _HEADER.unpack_from(self._headers, row * _HEADER.size)
+        if used != form.size or form.unpack_from(self._control, row * form.size)[0] != _KIND_STAMP:
+            self._set_right(row, used)
+        told = form.unpack_from(self._control, row * form.size)
+        if self._version == 4:
+            _, seconds, ns, interface, own, destination, ttl, traffic = told
+            # Where they differ the kernel has chosen one of our addresses instead of a group's.
+            unicast = own == destination
+        else:
+            _, seconds, ns, destination, interface, ttl, traffic = told
+            own, unicast = destination, destination[0] != 0xFF
+        stamp = seconds * 1_000_000_000 + ns
+        if not stamp:
+            self.unstamped += 1
+            stamp = time.time_ns()
+        peer = bytes(self._names[row * abi.SOCKADDR : (row + 1) * abi.SOCKADDR])
+        source = peer[4:8] if self._version == 4 else peer[8:24]
+        self._known.append((length, own, interface, traffic))
+        arrival = Arrival(
+            peer,
+            source,
+            peer[2] << 8 | peer[3],
+            destination,
+            unicast,
+            ttl & 0xFF,
+            stamp,
+            not flags & socket.MSG_TRUNC,
+        )
+        return self._data[row * PITCH : row * PITCH + length], arrival
+
+    def _set_right(self, row: int, used: int) -> None:
+        """Rewrite a row's control messages, which came in another order or without a stamp, as expected."""
+        self._rx.odd = True
+        form = self._form
+        at = row * form.size
+        messages = dict(_messages(bytes(self._control[at : at + used])))
+        (_, info), (_, ttl), (_, traffic) = _IPV6 if self._version == 6 else _IPV4
+        stamp = messages.get((socket.SOL_SOCKET, abi.SO_TIMESTAMPING), b"").ljust(16, b"\0")
+        about = messages.get((self._level, info), b"").ljust(20, b"\0")
+        where: tuple[int | bytes, ...]
+        if self._version == 4:
+            where = int.from_bytes(about[:4], sys.byteorder), about[4:8], about[8:12]
+        else:
+            where = about[:16], int.from_bytes(about[16:], sys.byteorder)
+        times = (int.from_bytes(stamp[a : a + 8], sys.byteorder) for a in (0, 8))
+        rest = (messages.get((self._level, kind), b"\0")[0] for kind in (ttl, traffic))
+        form.pack_into(self._control, at, _KIND_STAMP, *times, *where, *rest)
 
     def reply(self, rows: list[int]) -> list[int]:
         """Send these rows of what was received last, as long as they were, to where they came from.
 
         From the address that they were sent to, with their DSCP. Returns for each the id under which `stamps`
-        will report when it left, or -1 where the kernel refused it.
+        will report when it left, or -1 where the kernel refused it. `rows`: ascending.
         """
-        count = len(rows)
-        which = np.array(rows)
-        place = which.astype(np.uint64)
-        received, sent = self._rx.control[which], self._control[:count]
-        self._tx["name"][:count] = self._rx.names.ctypes.data + place * abi.SOCKADDR
-        self._iov["base"][:count] = self._rx.data.ctypes.data + place * PITCH
-        self._iov["len"][:count] = self._rx.headers["len"][which]
-        sent["own"], sent["class"] = received["own"], received["class"] & ~np.uint8(_ECN)
-        if self._six:
-            # Only within a link an address needs its interface beside it.
-            near = (sent["own"][:, 0] == 0xFE) & (sent["own"][:, 1] & 0xC0 == 0x80)
-            sent["interface"] = np.where(near, received["interface"], 0)
-        ids = (self._next_id + np.arange(count)) & 0xFFFFFFFF
-        self._next_id += count
-        sent["id"] = ids
-        return self._send(ids.astype(np.uint32), count)
+        form, level = _SENT[self._version], self._level
+        (_, info), _, (_, kind) = _IPV6 if self._version == 6 else _IPV4
+        ids = [(self._next_id + n) & 0xFFFFFFFF for n in range(len(rows))]
+        self._next_id += len(rows)
+        for row, number in zip(rows, ids, strict=True):
+            where: tuple[int | bytes, ...]
+            length, own, interface, traffic = self._known[row]
+            _LENGTH.pack_into(self._lengths, row * 16 + 8, length)
+            if self._version == 4:
+                where, size = (0, own), 28
+            else:
+                # Only within a link an address needs its interface beside it.
+                near = own[0] == 0xFE and own[1] & 0xC0 == 0x80
+                where, size = (own, interface if near else 0), 36
+            form.pack_into(
+                self._replies,
+                row * form.size,
+                *(size, level, info, *where),
+                *(20, level, kind, traffic & ~_ECN),
+                *(20, socket.SOL_SOCKET, abi.SCM_TS_OPT_ID, number),
+            )
+        left: list[int] = []
+        while len(left) < len(rows):
+            done = len(left)
+            run = done + 1
+            while run < len(rows) and rows[run] == rows[run - 1] + 1:
+                run += 1
+            left += self._send(rows[done], ids[done:run])
+        return left
 
-    def _send(self, ids: NDArray[np.uint32], count: int) -> list[int]:
-        left: list[int] = ids.tolist()
+    def _send(self, row: int, ids: list[int]) -> list[int]:
+        """Send as many rows as there are ids, from `row` on."""
+        left = ids.copy()
         done = 0
-        while done < count:
-            moved = abi.sendmmsg(self.fd, self._tx_at + done * _HEADER, count - done)
+        while done < len(ids):
+            moved = abi.sendmmsg(self.fd, self._tx_at + (row + done) * abi.MMSGHDR.itemsize, len(ids) - done)
+            whole = moved == len(ids) - done
             if moved > 0:
                 if not self._choose_id:
-                    self._counter.sent(ids[done : done + moved])
+                    self._counter.sent(np.array(ids[done : done + moved], np.uint32))
                 done += moved
-                if done < count and not self._choose_id:
-                    self._restart_counter()
             elif moved != -errno.EINTR:
                 # A reply that leaves later than it says would be a lie: it is not tried again.
                 self.unsent[abi.error_name(-moved)] += 1
                 left[done] = -1
                 done += 1
-                if not self._choose_id:
-                    self._restart_counter()
+            if not whole and not self._choose_id:
+                self._restart_counter()
         return left
 
     def stamps(self) -> list[tuple[int, int]]:
@@ -277,18 +266,19 @@ class ReflectingSocket:
 
     def _take_stamps(self) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
-        while count := self._err.take(self.fd, abi.MSG_ERRQUEUE):
-            control = self._err.control[:count]
-            good = (control["origin"] == abi.ORIGIN_STAMP) & (control["kind"] == abi.KIND_STAMP)
-            if not good.all():
-                self._err.odd = True
-                control = control[good]
-            ids, wall = control["id"], control["sec"] * 1_000_000_000 + control["nsec"]
-            if not self._choose_id:
-                ids, wall = self._counter.translate(ids, wall)
-            found += zip(ids.tolist(), wall.tolist(), strict=True)
-            if count < 4 * ROWS:
-                break
+        count = _STAMPS
+        while count == _STAMPS:
+            count = self._err.take(self.fd, abi.MSG_ERRQUEUE)
+            for row in range(count):
+                kind, seconds, ns, origin, number = _STAMP.unpack_from(self._errors, row * _STAMP.size)
+                if kind == _KIND_STAMP and origin == _ORIGIN_STAMP:
+                    found.append((number, seconds * 1_000_000_000 + ns))
+                else:
+                    self._err.odd = True
+        if found and not self._choose_id:
+            numbers, times = zip(*found, strict=True)
+            ids, stamps = self._counter.translate(np.array(numbers, np.uint32), np.array(times, np.int64))
+            return list(zip(ids.tolist(), stamps.tolist(), strict=True))
         return found
 
     def _restart_counter(self) -> None:
@@ -312,6 +302,11 @@ class ReflectingSocket:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _memory(array: NDArray[Any]) -> memoryview:
+    """All bytes of an array, to read and to write."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _messages(control: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
