@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         "--count",
         type=whole(1, 1_000_000_000),
         metavar="N",
-        help="stop after N probes (default: until interrupted)",
+        help="stop after N probes of each flow (default: until interrupted)",
     )
     ping.add_argument(
         "-W",
@@ -140,6 +140,12 @@ def parser() -> argparse.ArgumentParser:
     which = ping.add_mutually_exclusive_group()
     which.add_argument("-4", dest="family", action="store_const", const=2, help="IPv4 only")
     which.add_argument("-6", dest="family", action="store_const", const=10, help="IPv6 only")
+    ping.add_argument(
+        "--clock-error",
+        type=clock_error,
+        metavar="DURATION",
+        help="stamp: how far this host's clock is off at most, for example 20us (what the kernel says)",
+    )
     ping.add_argument("-q", "--quiet", action="store_true", help="the summary only")
     ping.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -291,6 +297,7 @@ def _ping(arguments: argparse.Namespace) -> int:
             arguments.family or 0,
             arguments.json,
             arguments.quiet,
+            arguments.clock_error,
         )
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 from statistics import median, median_low
 
@@ -139,12 +140,13 @@ def _time(ns: int | None) -> str:
 
 def _lossy(rows: Sequence[FlowRow]) -> list[FlowRow]:
     """The flows that lose much more than most; any loss is where most have none."""
-    if not _alike(rows):
-        return _worse(rows)
     # Of an even number the lower ones: where half of them are bad, those stand out.
     middle = median_low([row.loss for row in rows])
     deviation = median_low([abs(row.loss - middle) for row in rows])
-    return [row for row in rows if row.loss > middle + _FAR * deviation]
+    limit = middle + _FAR * deviation
+    if not _alike(rows):
+        limit = min(limit, _below_the_worse(rows))
+    return [row for row in rows if row.loss > limit]
 
 
 def _alike(rows: Sequence[FlowRow]) -> bool:
@@ -165,11 +167,10 @@ def _alike(rows: Sequence[FlowRow]) -> bool:
     return found <= freedom + _SIGMAS * sqrt(2 * freedom)
 
 
-def _worse(rows: Sequence[FlowRow]) -> list[FlowRow]:
-    """Those above the widest gap between their shares of loss."""
-    ranked = sorted(rows, key=lambda row: row.loss)
-    at = max(range(1, len(ranked)), key=lambda i: ranked[i].loss - ranked[i - 1].loss)
-    return sorted(ranked[at:], key=lambda row: row.flow)
+def _below_the_worse(rows: Sequence[FlowRow]) -> float:
+    """The lower end of the widest gap between shares of loss."""
+    shares = sorted(row.loss for row in rows)
+    return max(pairwise(shares), key=lambda pair: pair[1] - pair[0])[0]
 
 
 def _verdict_on_loss(rows: Sequence[FlowRow]) -> str:

@@ -27,9 +27,17 @@ from probe.errors import SocketError, UsageError
 from probe.measurement import Measurement, build
 from probe.ping_lines import Display, JsonLines, Quiet, TextLines
 from probe.ping_view import HELD_BACK, View, nth
-from probe.settings import AgentSettings, AgentTable, EngineTable, HostTable, WindowTable
+from probe.settings import (
+    MAX_MEMORY,
+    MAX_RATE,
+    AgentSettings,
+    AgentTable,
+    EngineTable,
+    HostTable,
+    WindowTable,
+)
 from probe.sockets.privileges import drop_privileges
-from probe.target_settings import Target
+from probe.target_settings import KINDS, Target
 from probe.targets import Address, resolve
 from probe.units import Duration
 
@@ -112,6 +120,7 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     """
     clock = clock or SystemClock()
     target = options.target
+    _check(options)
     address = _address(options)
     cuts = ping_report.Cuts(target.kind, target.flows)
     measurement = build(
@@ -167,6 +176,19 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
             said += "\n" + flows_text(rows, flows.heading)
     print(said, file=out, flush=True)
     return 0 if summaries.values["received"][whole] else 1
+
+
+def _check(options: PingOptions) -> None:
+    """Whether this host can do that much at all. Raises: UsageError."""
+    target = options.target
+    asked = f"--flows {target.flows} and --burst {target.burst} at -i {target.interval}"
+    if target.rate > MAX_RATE:
+        problem = f"{asked} are {target.rate:,.0f} probes/s"
+        raise UsageError(f"{problem} (allowed: at most {MAX_RATE:,})")
+    remembered = target.rate * (_WINDOW + 2 * options.timeout + HELD_BACK) / SECOND
+    if remembered * KINDS[target.kind].row > MAX_MEMORY:
+        problem = f"{asked} with -W {Duration(options.timeout)} mean remembering {remembered:,.0f} probes"
+        raise UsageError(f"{problem} (allowed: at most {MAX_MEMORY // KINDS[target.kind].row:,})")
 
 
 def _address(options: PingOptions) -> Address:

@@ -112,8 +112,8 @@ def text(summaries: Summaries, row: int, name: str, no_delays: str = "") -> str:
         lines.append(f"no one-way delays: {no_delays}")
     if fields.get("unfollowed"):
         lines.append(
-            f"{fields['unfollowed']} replies without the time at which the reflector's kernel sent them: "
-            "their RTTs have its send call in them"
+            f"{fields['unfollowed']} of these RTTs have the reflector's send call in them: it did not tell "
+            "when the reply left (of a flow's last one it cannot)"
         )
     return "\n".join(lines)
 
