@@ -113,16 +113,18 @@ def _connect(agent: AgentSettings) -> Finding:
 
 
 def _interfaces(agent: AgentSettings) -> Iterator[Finding]:
-    wanted = agent.engine.hardware_stamps == "auto"
+    wish = agent.engine.hardware_stamps
     for _, name in socket.if_nameindex():
         found = describe(name)
         part, text = f"timestamping {name}", str(found)
-        if not wanted and found.able:
+        if wish == "off" and found.able:
             text += '; the hardware\'s are not used: engine.hardware_stamps = "off"'
         elif found.able and not found.on:
-            remedy = (
-                f"hwstamp_ctl -i {name} -t 1 -r 1 (linuxptp) before the agent starts, CAP_NET_ADMIN for the "
-                'agent, or engine.hardware_stamps = "off"'
+            remedy = f"hwstamp_ctl -i {name} -t 1 -r 1 (linuxptp) before the agent starts, or "
+            remedy += (
+                'engine.hardware_stamps = "on"'
+                if wish == "auto"
+                else "CAP_NET_ADMIN for the agent, which then switches it on when it starts"
             )
             yield Finding(part, "warning", f"{text}; no hardware stamps yet: {found.reason}", remedy)
             continue

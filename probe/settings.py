@@ -69,7 +69,7 @@ class EngineTable(Table, frozen=True):
     backend: Literal["raw", "ring"] = "raw"
     # "auto": also by the interface's own clock where it has one, and where somebody has switched that on or
     # this process may. "off": by the kernel's alone.
-    hardware_stamps: Literal["auto", "off"] = "auto"
+    hardware_stamps: Literal["auto", "on", "off"] = "auto"
 
 
 class HostTable(Table, frozen=True):

@@ -7,11 +7,11 @@ socket of its own, shared with the same flow of every other target.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 
 from probe.clock import Clock
@@ -28,6 +28,8 @@ from probe.sockets.packet_socket import ProbeSocket
 from probe.sockets.ring_opening import Secret
 from probe.targets import Address
 from probe.ways import Follower, choose
+
+log = logging.getLogger(__name__)
 
 _CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct 16-bit identifiers
 _JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
@@ -96,17 +98,21 @@ def streams_of(members: Sequence[tuple[Target, Address]]) -> list[Stream]:
 def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock) -> Shared:
     """Open what the flows need. Raises: PrivilegeError where the kernel allows no probe socket at all."""
     ring = settings.engine.backend == "ring"
-    clocks = _clocks(streams) if settings.engine.hardware_stamps == "auto" else [_NO_CLOCK] * len(streams)
     ways: Sequence[Hop | str] = [""] * len(streams)
     if ring:
         ways = choose([(s.target, s.address) for s in streams])
+    wish = settings.engine.hardware_stamps
+    # A ring has the kernel's stamps alone.
+    plain = [stream for stream, way in zip(streams, ways, strict=True) if isinstance(way, str)]
+    clocks = _clocks(plain, switch=wish == "on") if wish != "off" else {}
     waiting = {
         (s.target.name, way): (s.target, s.address, way)
         for s, way in zip(streams, ways, strict=True)
         if isinstance(way, str) and way
     }
     shared = Shared([], [], Follower(list(waiting.values()), clock.mono()) if ring else None)
-    together = sorted(zip(streams, ways, clocks, strict=True), key=_key)
+    clocked = [clocks.get(id(stream), _NO_CLOCK) for stream in streams]
+    together = sorted(zip(streams, ways, clocked, strict=True), key=_key)
     next_id = secrets.randbelow(1 << 16)
     refusal: PrivilegeError | None = None
     for _, members in groupby(together, _key):
@@ -134,17 +140,21 @@ Bound = tuple[Stream, "Hop | str", frozenset[int]]
 _NO_CLOCK: frozenset[int] = frozenset()
 
 
-def _clocks(streams: Sequence[Stream]) -> list[frozenset[int]]:
-    """The interfaces by whose common clock each flow's packets are stamped, besides the kernel's; or none."""
-    found = [_NO_CLOCK] * len(streams)
+def _clocks(streams: Sequence[Stream], *, switch: bool) -> dict[int, frozenset[int]]:
+    """By the `id` of flows: the interfaces by whose common clock their packets are stamped, too."""
+    found: dict[int, frozenset[int]] = {}
     if not has_clock():
         return found
-    shared = cache(lambda outlet: clock_of(outlet)[0])
-    for n, stream in enumerate(streams):
+    told: dict[int, frozenset[int]] = {}
+    for stream in streams:
         target, address = stream.target, stream.address
         way = (address.family, address.sockaddr)
         (outlet,) = outlets([way], target.interface, target.source)
-        found[n] = shared(outlet)
+        if outlet not in told:
+            told[outlet], reason = clock_of(outlet, switch=switch)
+            if switch and reason:
+                log.warning("no hardware stamps for %s: %s", target.name, reason)
+        found[id(stream)] = told[outlet]
     return found
 
 

@@ -1,4 +1,4 @@
-"""An interface's name in, whether its own clock stamps packets out; and switched on, where it can.
+"""An interface's name in, whether its own clock stamps packets out; and switched on, where that is wished.
 
 Most network cards can stamp packets as they pass between card and line, but do so only when told to, by
 SIOCSHWTSTAMP (Linux, Documentation/networking/timestamping.rst). Many stamp nothing but PTP packets: those
@@ -9,8 +9,8 @@ reason nothing is switched off again when we leave: whoever came after us may re
 not say who does. It costs the host nothing but the card's own work. Who comes later may narrow it; then
 probes are stamped by the kernel alone, as before, and nobody fights over it.
 
-Some drivers set up their queues anew when the clock is switched on, and lose what arrives in that moment.
-That happens once, before the first probe; a host that cannot afford it has its cards switched on at boot.
+Some drivers set up their queues anew when the clock is switched on, and lose what arrives in that moment:
+no thing to do to a trading host unasked. So only `hardware_stamps = "on"` switches anything.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def describe(interface: str) -> Hardware:
     elif config is None:
         reason = f"its driver does not say what its clock stamps now: {refusal}"
     else:
-        reason = f"switched off ({config}); the agent switches it on where it has CAP_NET_ADMIN"
+        reason = f"switched off ({config})"
     return Hardware(
         interface,
         bool(flags & TX_SOFTWARE),
@@ -167,14 +167,14 @@ def switch_on(interface: str) -> Hardware:
     return replace(after, able=False, reason=refused)
 
 
-def clock_of(index: int) -> tuple[frozenset[int], str]:
-    """Switch an interface's clock on, by the interface's index. Returns the indices of all interfaces with
-    that clock, what a socket wants to know; or none, and why."""
+def clock_of(index: int, *, switch: bool) -> tuple[frozenset[int], str]:
+    """The indices of all interfaces that share the clock of the one with this index, what a socket wants to
+    know; or none, and why. `switch`: switch the clock on, if it is not."""
     try:
         name = socket.if_indextoname(index)
     except OSError:
         return frozenset(), "there is no such interface"
-    found = switch_on(name)
+    found = switch_on(name) if switch else describe(name)
     return (interfaces.sharing_clock(index) if found.on else frozenset()), found.reason
 
 

@@ -83,10 +83,10 @@ def test_a_veth_pair_and_loopback_have_no_clock_and_say_so(lab: Lab) -> None:
             assert found.reason == "it has no clock of its own"
             assert switch_on(name) == found
             index = socket.if_nametoindex(name)
-            assert clock_of(index) == (frozenset(), found.reason)
+            assert clock_of(index, switch=True) == (frozenset(), found.reason)
             assert sharing_clock(index) == frozenset()
         assert sharing_clock(99) == frozenset()
-        assert clock_of(99) == (frozenset(), "there is no such interface")
+        assert clock_of(99, switch=True) == (frozenset(), "there is no such interface")
 
     near.call(look)
     assert far.name

@@ -218,8 +218,16 @@ CAN = Hardware("lo", True, True, True, True, 3, Config(0, 0, 0), False, True, "s
             "auto",
             "warning",
             "; no hardware stamps yet: switched off (as it was)",
-            "hwstamp_ctl -i lo -t 1 -r 1 (linuxptp) before the agent starts, CAP_NET_ADMIN for the agent, or "
-            'engine.hardware_stamps = "off"',
+            "hwstamp_ctl -i lo -t 1 -r 1 (linuxptp) before the agent starts, or "
+            'engine.hardware_stamps = "on"',
+        ),
+        (
+            CAN,
+            "on",
+            "warning",
+            "; no hardware stamps yet: switched off (as it was)",
+            "hwstamp_ctl -i lo -t 1 -r 1 (linuxptp) before the agent starts, or "
+            "CAP_NET_ADMIN for the agent, which then switches it on when it starts",
         ),
         (
             Hardware("lo", True, True, True, True, 3, Config(0, 1, 1), True, True, ""),

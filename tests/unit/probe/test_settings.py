@@ -207,8 +207,8 @@ AGENT_ERRORS = [
         "430 MB: shorter windows and timeouts, longer intervals, fewer flows or smaller bursts)",
     ),
     (
-        GOOD + '[engine]\nhardware_stamps = "on"\n',
-        'engine.hardware_stamps: \'on\' is not allowed (allowed: "auto" or "off")',
+        GOOD + '[engine]\nhardware_stamps = "yes"\n',
+        'engine.hardware_stamps: \'yes\' is not allowed (allowed: "auto" or "off" or "on")',
     ),
     (
         GOOD + '[host]\nclock_error = "1m"\n',

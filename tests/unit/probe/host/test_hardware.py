@@ -92,7 +92,7 @@ def test_loopback_has_no_clock() -> None:
     assert found.reason == "it has no clock of its own"
     assert str(found) == "software TX and RX"
     assert switch_on("lo") == found
-    assert clock_of(socket.if_nametoindex("lo")) == (frozenset(), "it has no clock of its own")
+    assert clock_of(socket.if_nametoindex("lo"), switch=True) == (frozenset(), "it has no clock of its own")
 
 
 @pytest.mark.parametrize("name", ["no-such-if0", "a-name-that-no-interface-can-have"])
@@ -115,7 +115,7 @@ def test_a_card_that_is_off_is_switched_on(host: Host) -> None:
     assert (before.hardware_tx, before.hardware_rx, before.clock) == (True, True, 4)
     assert before.able
     assert not before.on
-    assert "CAP_NET_ADMIN" in before.reason
+    assert before.reason == "switched off (sent: nothing, received: nothing)"
     assert str(before) == (
         "software TX and RX, hardware TX and RX, clock /dev/ptp4 "
         "(stamps now, sent: nothing, received: nothing)"
@@ -204,9 +204,19 @@ def test_interfaces_with_one_clock_are_named_together(host: Host) -> None:
         "lo": Driver(flags=SOFT, clock=-1),
         "eth3": Driver(clock=2, refuses=errno.EPERM),
     }
-    assert clock_of(2) == (frozenset({2, 4}), "")
-    assert clock_of(3) == (frozenset({3}), "")
-    assert clock_of(5)[0] == frozenset()
-    indices, reason = clock_of(6)
+    assert clock_of(2, switch=True) == (frozenset({2, 4}), "")
+    assert clock_of(3, switch=True) == (frozenset({3}), "")
+    assert clock_of(5, switch=True)[0] == frozenset()
+    indices, reason = clock_of(6, switch=True)
     assert indices == frozenset()
     assert "CAP_NET_ADMIN" in reason
+
+
+def test_nothing_is_switched_unasked(host: Host) -> None:
+    host.drivers = {"eth0": Driver(clock=1)}
+    indices, reason = clock_of(2, switch=False)
+    assert indices == frozenset()
+    assert reason.startswith("switched off")
+    assert host.drivers["eth0"].asked == []
+    assert clock_of(2, switch=True)[0] == frozenset({2})
+    assert clock_of(2, switch=False) == (frozenset({2}), "")
