@@ -86,7 +86,7 @@ def test_flows_are_not_targets_and_the_far_future_is_not_now(tmp_path: Path) -> 
 def test_a_target_is_drawn_without_its_flows_and_they_are_listed_beside_it(tmp_path: Path) -> None:
     async def work(sink: EmbeddedSink, feed: Feed, clock: ManualClock) -> None:
         flows = "".join(line(0, lost=2 * n, extra=f",flow={n}") for n in range(3))
-        others = line(0, "u", extra=",flow=9") + line(0, "u")
+        others = line(0, "u", extra=",flow=9") + line(0, "u") + line(0, extra=",line=B,flow=7")
         histogram = f"probe_histogram,agent=a,{{}}kind=icmp,target=t,le=000000040960 count={{}}i {T}\n"
         histograms = histogram.format("", 60) + histogram.format("flow=1,", 20)
         await sink.write((line(0, lost=6) + flows + others + histograms).encode())

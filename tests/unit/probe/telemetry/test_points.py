@@ -72,6 +72,18 @@ def test_a_full_point_has_every_field_that_the_schema_gives_its_kind_and_no_othe
             assert type(fields[field.name]) is KINDS[field.kind], field.name
 
 
+def test_a_target_whose_flows_have_one_reply_each_has_no_jitter_in_its_line() -> None:
+    probes = tuple(Probe(flow=n, due=n, sent=n, tx=n + 1, rx=n + 50) for n in range(2))
+    window = Window((probes,), (True,) * 2, (0,) * 2, (0,) * 2, (0,) * 2, counts=(2,))
+    series = ["probe,flow=0", "probe,flow=1", "probe,target=a"]
+    lines = probe_lines(summarise(window.cut(), 2, TIMEOUT, window.layout), series)
+    assert [(parse(line).fields["received"], "jitter_ns" in line) for line in lines] == [
+        (1, False),
+        (1, False),
+        (2, False),
+    ]
+
+
 def test_a_flow_to_which_nothing_happened_has_no_line() -> None:
     window = full()
     quiet = Window(window.channels, (True, False), (0, 0), (0, 0), (0, 0))

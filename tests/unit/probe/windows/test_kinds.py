@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from probe.engine.samples import BACKWARD, CLOSED, FORWARD, SENT
+from probe.engine.samples import BACKWARD, CLOSED, FORWARD, REFUSED, SENT
 from tests.unit.probe.windows.by_hand import answered, measured, one_flow
 from tests.unit.probe.windows.drawing import TIMEOUT
 from tests.unit.probe.windows.plain import Said, Window
@@ -94,6 +94,14 @@ def test_losses_are_told_apart_where_the_reflector_numbers_its_replies() -> None
     late = replace(last, rx=last.tx + TIMEOUT + 1)
     fields = measured(replace(window, channels=((late,),)), TIMEOUT)
     assert (fields["lost"], fields["forward_lost"], fields["backward_lost"]) == (1, 0, 0)
+
+
+def test_nothing_sent_was_lost_nowhere() -> None:
+    window = told(Said(), numbering=True)
+    refused = replace(window.channels[0][0], state=REFUSED, tx=0, rx=0)
+    fields = measured(replace(window, channels=((refused,),)), TIMEOUT)
+    assert (fields["errors"], fields["unfollowed"]) == (1, 0)
+    assert "forward_lost" not in fields
 
 
 def test_open_and_closed_ports_both_answer() -> None:
