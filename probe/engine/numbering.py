@@ -43,7 +43,7 @@ class Successions:
 class Numbering:
     """Follows the numbers of every flow from cut to cut. `flows`: of the whole agent.
 
-    numbers: which flows' reflectors number their replies themselves; set it when that is seen.
+    numbers: which flows' reflectors number their replies themselves, as far as their last replies show.
     """
 
     def __init__(self, flows: int) -> None:
@@ -73,6 +73,15 @@ class Numbering:
         self.stray(flows, numbers)
         between = probes > self._probe[flows]
         np.subtract.at(self._open, flows[between], 1)
+
+    def shown(self, flow: Indices, numbered: Mask) -> None:
+        """Received replies of these flows came, and which showed that their number is the reflector's own.
+
+        A stateless reflector copies the sender's (RFC 8762, section 4.3): then all differences are what the
+        sender's are, and each loss would seem to be one on the way back.
+        """
+        self.numbers[flow] = False
+        self.numbers[flow[numbered]] = True
 
     def chain(self, flow: Indices, number: NDArray[np.uint32], t2: Indices) -> Successions:
         """Put received replies, in order of flow and probe, in the order of their numbers.

@@ -54,6 +54,7 @@ class Reflected:
         self._error = np.zeros(size, np.int64)
         self._follow_number = np.zeros(size, np.uint32)
         self._follow = np.zeros(size, np.int64)
+        self._numbered = np.zeros(size, np.bool_)  # the reflector showed that this number is its own
         self._numbering = Numbering(flows)
         # How far this host's clock may be off, ns; None: it is not synchronised.
         self.own_error: Callable[[], int | None] = lambda: None
@@ -72,11 +73,6 @@ class Reflected:
         late = fresh & (numbers < floor)
         if late.any():
             self._numbering.late(flows[late], numbers[late], told.number[late])
-        if told.follows.any():
-            self._numbering.numbers[flows[told.follows]] = True
-        differ = told.number != self.seq[rows]
-        if differ.any():
-            self._numbering.numbers[flows[differ]] = True
         pick: slice | Mask = slice(None) if fresh.all() else fresh
         where = rows[pick]
         self._number[where] = told.number[pick]
@@ -85,6 +81,7 @@ class Reflected:
         self._error[where] = told.error[pick]
         self._follow_number[where] = told.follow_number[pick]
         self._follow[where] = told.follow[pick]
+        self._numbered[where] = (told.follows | (told.number != self.seq[rows]))[pick]
         if not fresh.all():
             # A copy has its original's number; a probe that was copied has two replies.
             again = ~fresh & (told.number != self._number[rows])
@@ -103,8 +100,10 @@ class Reflected:
         else:
             order = np.sort(flow << _BITS | np.arange(count)) & _PLACE
         at = order[(samples.rx != 0)[order]]  # what was answered, in order of flow and probe
-        chain = self._numbering.chain(flow[at], self._number[rows[at]], self._t2[rows[at]])
-        follow = self._followed(chain, rows[at])
+        answered = rows[at]
+        self._numbering.shown(flow[at], self._numbered[answered])
+        chain = self._numbering.chain(flow[at], self._number[answered], self._t2[answered])
+        follow = self._followed(chain, answered)
         dwell, followed, t3 = self._dwell(samples, rows, at, follow)
         forward, backward, error = self._one_way(samples, rows, at, t3)
         lost = self._numbering.tell(samples, first, order, at, chain)

@@ -32,6 +32,11 @@ def ntp(wall: int) -> int:
     return ((wall // SECOND + _FROM_1900) % (1 << 32) << 32) + round(wall % SECOND * 2**32 / SECOND)
 
 
+def ptp(wall: int) -> int:
+    """A truncated PTPv2 timestamp."""
+    return wall // SECOND << 32 | wall % SECOND
+
+
 @dataclass(frozen=True)
 class Course:
     """What becomes of one probe. Times in ns.
@@ -81,6 +86,7 @@ class PlainReflector:
     estimate: int = 0x8000 | 22 << 8 | 0x2B  # synchronised: 43 * 2^(22 - 32) s
     key: bytes = b""
     first_number: int = 0
+    time: Callable[[int], int] = ntp
     sessions: dict[int, Session] = field(default_factory=dict)
     spoil: Callable[[bytearray], bytes] = bytes  # what the network does to a reply's bytes
     arrivals: dict[tuple[int, int], int] = field(default_factory=dict)  # mono: of first replies, by flow, n
@@ -141,8 +147,8 @@ class PlainReflector:
         ssid = packet[at + 10 : at + 12] if self.ssid else bytes(2)
         out = bytearray(len(packet) if self.tlvs else size)
         struct.pack_into("!I", out, 0, session.number if self.stateful else seq)
-        struct.pack_into("!QH2s", out, at, ntp(t3), self.estimate, ssid)
-        struct.pack_into("!Q", out, 32 if sealed else 16, ntp(t2))
+        struct.pack_into("!QH2s", out, at, self.time(t3), self.estimate, ssid)
+        struct.pack_into("!Q", out, 32 if sealed else 16, self.time(t2))
         struct.pack_into("!I", out, 48 if sealed else 24, seq)
         struct.pack_into("!10s", out, 64 if sealed else 28, sender)
         out[80 if sealed else 40] = 60
@@ -162,7 +168,7 @@ class PlainReflector:
             if kind == 7 and self.follow_up:
                 known = len(session.left) > self.behind
                 number, time = session.left[-1 - self.behind] if known else (0, 0)
-                moment = ntp(time) if known else 0
+                moment = self.time(time) if known else 0
                 out[at + 4 : at + 20] = struct.pack("!IQB3x", number, moment, 2 if moment else 0)
             if kind == 8 and self.key:
                 out[at + 4 : at + 20] = mac(self.key, bytes(out[:4] + out[begin:at]))

@@ -138,6 +138,16 @@ def test_without_follow_up_a_reflector_is_known_to_number_once_a_loss_set_its_nu
     assert ways(driver) == {5: BACKWARD, 60: FORWARD, 150: BACKWARD}
 
 
+def test_a_reflector_may_be_replaced_by_one_that_numbers_nothing() -> None:
+    driver = StampDriver(lambda _, n: Course("F" if n in (30, 250) else "B" if n in (31, 251) else ""))
+    driver.run(1_500 * MILLISECOND)
+    driver.reflector.stateful = driver.reflector.follow_up = False
+    driver.run(2 * SECOND)
+    driver.finish()
+    assert [bool(driver.said(i).numbering[0]) for i in range(3)] == [True, True, False]
+    assert ways(driver) == {30: FORWARD, 31: BACKWARD}
+
+
 def test_over_a_restart_of_the_reflector_nothing_is_told_and_then_again() -> None:
     driver = StampDriver(lambda _, n: Course("F" if n in (30, 31, 90, 91) else "B" if n == 120 else ""))
 

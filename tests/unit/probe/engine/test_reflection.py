@@ -10,7 +10,7 @@ import pytest
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
 from probe.engine.samples import ABSENT, ERROR, LOCAL, SENT
 from probe.sockets.packet_socket import QuotedError
-from tests.unit.probe.engine.reflecting import OWN_ERROR, TOKEN, Course, StampDriver, ntp
+from tests.unit.probe.engine.reflecting import OWN_ERROR, TOKEN, Course, StampDriver, ntp, ptp
 
 KEY = b"a key that both ends have"
 THERE, DWELL, KERNEL, BACK = 3 * MILLISECOND, 40 * MICROSECOND, 7 * MICROSECOND, 5 * MILLISECOND
@@ -61,6 +61,17 @@ def test_a_stamp_may_be_told_by_a_reply_that_is_further_behind(behind: int) -> N
     assert said.followed.sum() > answered.sum() * 0.85 - 2 * behind
     assert (said.dwell[said.followed] == DWELL + KERNEL).all()
     assert (said.backward[said.followed] == BACK).all()
+
+
+def test_a_reflector_may_tell_the_time_as_ptp_does() -> None:
+    driver = StampDriver()
+    driver.reflector.time, driver.reflector.estimate = ptp, driver.reflector.estimate | 0x4000
+    ended(driver)
+    said = driver.said(-1)
+    assert (said.forward == THERE).all()
+    assert (said.backward[said.followed] == BACK).all()
+    assert (said.dwell[said.followed] == DWELL + KERNEL).all()
+    assert said.followed[:-1].all()
 
 
 def test_negative_delays_are_kept() -> None:
