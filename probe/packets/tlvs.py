@@ -79,7 +79,7 @@ def _genuine(packet: memoryview, base: int, found: list[tuple[int, int, int]], k
     kinds = [kind for _, kind, _ in found]
     if kinds == [stamp.EXTRA_PADDING]:
         return True
-    if kinds.count(stamp.HMAC) != 1:
+    if stamp.HMAC not in kinds:
         return False
     n = kinds.index(stamp.HMAC)
     at, _, size = found[n]

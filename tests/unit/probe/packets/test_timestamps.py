@@ -77,6 +77,7 @@ def test_each_timestamp_is_of_the_format_that_its_estimate_names() -> None:
         (59, 0x00FE),
         (60, 0x0181),  # 257.7 units: the scale is 1, and 129 of that are enough
         (20_000, 0x09A8),
+        (61_000, 0x0B80),  # 255.9 units of 2^10 do not fit: 128 of 2^11
         (16_000_000_000, 0x1D80),  # what the kernel says of a clock that nobody keeps right: 16 s
         (1 << 62, 0x398A),  # 146 years
         (1 << 80, 0x3FFF),
