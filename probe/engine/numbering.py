@@ -100,39 +100,42 @@ class Numbering:
         # Without exceptions: each number above the last, so m = what is away less what came before it.
         missing = away - (places - np.repeat(starts - known, lengths))
         epoch, origin = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        unruly = np.zeros(count, np.bool_)
-        unruly[1:] = (away[1:] <= away[:-1]) & ~begins[1:]
-        unruly[starts] = known & (away[starts] <= 0)
-        odd = np.unique(np.concatenate([flow[unruly], *(flows for flows, _ in self._strays)]))
         chain = Successions(flow, number, t2, begins, away, missing, epoch, origin)
-        where = np.searchsorted(flow[starts], odd)
-        for one, place in zip(odd.tolist(), where.tolist(), strict=True):
-            if place < len(starts) and flow[starts[place]] == one:
-                begin = int(starts[place])
-                self._order(chain, one, slice(begin, begin + int(lengths[place])))
+        rises = begins[1:] | (away[1:] > away[:-1])
+        if self._strays or not rises.all() or (known & (away[starts] <= 0)).any():
+            self._sort_out(chain, starts[known])
         return chain
 
-    def _order(self, chain: Successions, flow: int, part: slice) -> None:
-        """`chain` for one flow of which numbers did not just rise."""
-        known = bool(self._known[flow])
-        reference = self._number[flow] if known else chain.number[part.start]
-        mine, t2 = chain.away[part], chain.t2[part]
-        if known:  # the remembered reply stands in front
-            mine, t2 = np.append(0, mine), np.append(self._t2[flow], t2)
-        falls = np.flatnonzero((mine[1:] <= mine[:-1]) & (t2[1:] >= t2[:-1])) + 1
-        epoch = np.zeros(len(mine), np.int64)
-        epoch[falls] = 1
-        epoch = np.cumsum(epoch)
-        besides = [numbers[flows == flow] for flows, numbers in self._strays]
-        stray = (np.concatenate([np.zeros(0, np.uint32), *besides]) - reference).view(np.int32)
-        missing = np.zeros(len(mine), np.int64)
-        for era in range(int(epoch[-1]) + 1):
-            members = np.flatnonzero(epoch == era)
-            came = np.unique(np.concatenate([mine[members], stray.astype(np.int64)]))
-            missing[members] = mine[members] - np.searchsorted(came, mine[members])
-        skip = int(known)
-        chain.missing[part], chain.epoch[part] = missing[skip:], epoch[skip:]
-        chain.origin[part.start] = missing[0]
+    def _sort_out(self, chain: Successions, front: Indices) -> None:
+        """`chain` where numbers did not just rise. `front`: where flows begin of which one is remembered."""
+        # It stands in front of its flow.
+        flow = np.insert(chain.flow, front, chain.flow[front])
+        number = np.insert(chain.number, front, self._number[chain.flow[front]])
+        t2 = np.insert(chain.t2, front, self._t2[chain.flow[front]])
+        away = np.insert(chain.away, front, 0)
+        places = np.arange(len(chain.flow))
+        places += np.searchsorted(front, places, side="right")
+        begins = np.ones(len(flow), np.bool_)
+        begins[1:] = flow[1:] != flow[:-1]
+        anew = np.zeros(len(flow), np.bool_)
+        anew[1:] = (away[1:] <= away[:-1]) & (t2[1:] >= t2[:-1])
+        group: Indices = np.cumsum(begins | anew, dtype=np.int64)
+        # Numbers that came besides: of the flow's last epoch, if there are several.
+        besides = np.concatenate([np.zeros(0, np.int64), *(flows for flows, _ in self._strays)])
+        theirs = np.concatenate([np.zeros(0, np.uint32), *(numbers for _, numbers in self._strays)])
+        last = np.maximum(np.searchsorted(flow, besides, side="right") - 1, 0)
+        here = flow[last] == besides if len(flow) else np.zeros(0, np.bool_)
+        last, theirs = last[here], theirs[here]
+        from_last = (theirs - number[last]).view(np.int32)
+        key = _key(group, away)
+        came = np.unique(np.concatenate([key, _key(group[last], away[last] + from_last)]))
+        rank = np.searchsorted(came, key) - np.searchsorted(came, _key(group, -(1 << 33)))
+        missing = away - rank
+        epoch: Indices = group - np.repeat(
+            group[begins], np.diff(np.append(np.flatnonzero(begins), len(flow)))
+        )
+        chain.missing[:], chain.epoch[:] = missing[places], epoch[places]
+        chain.origin[front] = missing[front + np.arange(len(front))]
 
     def tell(
         self, samples: Samples, first: int, order: Indices, at: Indices, chain: Successions
@@ -242,3 +245,8 @@ class Numbering:
             stays &= era[some] == 0
             if stays.any():
                 self.stray(some[stays], them[stays])
+
+
+def _key(group: Indices, away: Indices | int) -> Indices:
+    """Group and number in one: in the order of both."""
+    return (group << 35) + away
