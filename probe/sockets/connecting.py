@@ -10,6 +10,11 @@ again: that costs a third less, and it keeps its options and its port. All conne
 one source port, which is reserved as long as this is open, so a flow keeps its 5-tuple, and with it its path.
 A reset leaves no TIME_WAIT behind that would be in the way of the next one. Only while a flow's last probe is
 still unanswered and in time, the next ones leave from ports of the kernel's choice.
+
+A socket whose connection nobody answered is closed, though: its next SYN would have a sequence number right
+behind the last one's. Where it was the SYN/ACK that was lost, the far end would take that for a defect of the
+connection that it believes to be there, and reset it: a port that is open would seem closed. A new socket's
+sequence number lies far off (RFC 6528), and the far end asks (RFC 5961 section 4).
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +65,7 @@ _BEGINNING, _CLOSE = (2, 3), 7  # states: SYN_SENT and SYN_RECV; CLOSE
 # The kernel repeats a SYN after 1 s (RFC 6298 section 2.1): what answers a SYN that left later than half of
 # that after the probe, by the kernel's account of the RTT, answers the repetition.
 _REPETITION = 500_000_000
+_MEMINFO_SENDING = 2  # of SO_MEMINFO's u32s: bytes that are under way within this host
 _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_AUTOFLOWLABEL = 70
 _CONTROL = struct.Struct("=Qii")  # struct cmsghdr
@@ -81,6 +88,7 @@ class _Line:
     number: int = 0
     sent: int = 0  # wall ns
     left: int = 0  # monotonic ns
+    overdue: bool = False  # its time-out is over
 
 
 class ConnectSocket:
@@ -150,7 +158,6 @@ class ConnectSocket:
         try:
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
             if self.family == socket.AF_INET:
                 handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
             else:
@@ -229,7 +236,8 @@ class ConnectSocket:
             latest = self._latest[to]
             if latest is not None and not self._ended(latest):
                 if now - latest.left > self._timeout:
-                    self._give_up(latest)
+                    self._overdue(latest)
+                    self._drop(latest)
                 else:
                     lane = SPARE
             refused = self._begin(to, number, lane, now)
@@ -270,47 +278,68 @@ class ConnectSocket:
         """Write down all connections that have ended, one way or the other, and give up the old ones."""
         events = self._epoll.poll(0, BLOCK)
         while events:
-            for fd, event in events:
-                line = self._waiting.get(fd)
-                if line is not None:
-                    self._ended(line, bool(event & select.EPOLLERR))
+            for fd, _ in events:
+                if (ended := self._waiting.get(fd)) is not None:
+                    self._ended(ended)
             events = self._epoll.poll(0, BLOCK) if len(events) == BLOCK else []
         # A late answer says more than none, so they have a second time-out to come.
-        oldest = time.monotonic_ns() - 2 * self._timeout
-        while self._waiting:
-            line = next(iter(self._waiting.values()))
-            if line.left >= oldest:
-                break
-            self._give_up(line)
+        now = time.monotonic_ns()
+        overdue = list(takewhile(lambda line: now - line.left > self._timeout, self._waiting.values()))
+        for line in overdue:
+            self._overdue(line)
+            if now - line.left > 2 * self._timeout:
+                self._drop(line)
 
-    def _ended(self, line: _Line, error: bool = False) -> bool:
-        """Whether it was answered; then that is written down, and the connection reset.
+    def _overdue(self, line: _Line) -> None:
+        """Its time-out is over. That may be this host's own doing."""
+        if not line.overdue:
+            line.overdue = True
+            if self._stuck(line):
+                self._never_left(line)
 
-        `error`: it has one, though that need not be the end.
-        """
+    def _ended(self, line: _Line) -> bool:
+        """Whether it was answered; then that is written down, and the connection reset."""
         info = line.handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.itemsize)
         if (state := info[0]) in _BEGINNING:
-            if error:
-                self._take_errors(line)
+            # The kernel gives it up for an ICMP error, unless that came so soon that connect(2) was not over.
+            if self._take_errors(line):
+                self._drop(line)
+                return True
             return False
-        if state != _CLOSE or self._was_accepted(line):
+        if state != _CLOSE or (why := self._ending(line)) == errno.ECONNRESET:
             self._wary[line.to] = False
             self._open.append((line.number, line.sent, time.time_ns(), info))
-        self._release(line)
-        return True
-
-    def _was_accepted(self, line: _Line) -> bool:
-        """Of a connection that has ended; where it never was, what ended it is written down."""
-        if self._take_errors(line):  # which clears what SO_ERROR says
-            return False
-        why = line.handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if why == errno.ECONNREFUSED:
+            self._release(line)
+        elif why == errno.ECONNREFUSED:
             self._wary[line.to] = True
             noted = self._refusals.when(line.fd)
             self._closed.append((line.number, noted if noted > line.sent else time.time_ns()))
-        elif why == errno.ECONNABORTED:  # by somebody on this host, as with `ss --kill`
-            self._errors.append(QuotedError(0, 0, True, line.number.to_bytes(8, "big")))
-        return why in (errno.ECONNRESET, errno.EPIPE)  # only what was there can be reset
+            self._release(line)
+        else:
+            self._drop(line)
+        return True
+
+    def _ending(self, line: _Line) -> int:
+        """Why a connection ended: ECONNREFUSED, ECONNRESET (it was there), or 0: nobody answered.
+
+        ICMP errors are written down.
+        """
+        if self._take_errors(line):  # which clears what SO_ERROR says
+            return 0
+        why = line.handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if why == errno.EPIPE:  # reset after the far end had closed it
+            return errno.ECONNRESET
+        if why == errno.ECONNABORTED or (why == errno.ETIMEDOUT and self._stuck(line)):
+            self._never_left(line)  # aborted by somebody on this host, as with `ss --kill`
+        return why if why in (errno.ECONNREFUSED, errno.ECONNRESET) else 0
+
+    def _stuck(self, line: _Line) -> bool:
+        """Whether its SYN is still in a queue of this host: with a network interface, or for a neighbour."""
+        info = line.handle.getsockopt(socket.SOL_SOCKET, abi.SO_MEMINFO, 64)
+        return memoryview(info).cast("I")[_MEMINFO_SENDING] != 0
+
+    def _never_left(self, line: _Line) -> None:
+        self._errors.append(QuotedError(0, 0, True, line.number.to_bytes(8, "big")))
 
     def _take_errors(self, line: _Line) -> bool:
         """Empty its error queue. Returns whether an ICMP error was there."""
@@ -327,22 +356,27 @@ class ConnectSocket:
                     self._errors.append(error)
                     found = True
 
-    def _give_up(self, line: _Line) -> None:
-        """Nobody answered it."""
-        self._wary[line.to] = False
-        self._release(line)
-
     def _release(self, line: _Line) -> None:
         """Reset its connection, where there is one, and keep the socket for the next."""
+        self._end(line)
+        if _connect(line.fd, self._unspec_at, abi.SOCKADDR) == 0:
+            self._free[line.lane].append(line)
+        else:
+            self._close(line)
+
+    def _drop(self, line: _Line) -> None:
+        """Nobody answered it."""
+        self._wary[line.to] = False
+        self._end(line)
+        self._close(line)
+
+    def _end(self, line: _Line) -> None:
         if line.to >= 0:
             del self._waiting[line.fd]
             if self._latest[line.to] is line:
                 self._latest[line.to] = None
             line.to = -1
-        if _connect(line.fd, self._unspec_at, abi.SOCKADDR) == 0:
-            self._free[line.lane].append(line)
-        else:
-            self._close(line)
+            line.overdue = False
 
     def gather(self) -> None:
         """There is nothing to make room for."""
@@ -407,6 +441,8 @@ class ConnectSocket:
 
     def close(self) -> None:
         """Reset what is under way, and give every socket and port back."""
+        if self._epoll.closed:
+            return
         self._refusals.close()
         for line in self._lines.values():
             line.handle.close()
