@@ -103,10 +103,12 @@ class Reflected:
         answered = rows[at]
         self._numbering.shown(flow[at], self._numbered[answered])
         chain = self._numbering.chain(flow[at], self._number[answered], self._t2[answered])
-        follow = self._followed(chain, answered)
-        dwell, followed, t3 = self._dwell(samples, rows, at, follow)
-        forward, backward, error = self._one_way(samples, rows, at, t3)
+        follow = np.full(count, ABSENT, np.int64)
+        follow[at] = self._followed(chain, answered)
         lost = self._numbering.tell(samples, first, order, at, chain)
+        at = np.sort(at)  # in the order of memory
+        dwell, followed, t3 = self._dwell(samples, rows, at, follow[at])
+        forward, backward, error = self._one_way(samples, rows, at, t3)
         numbers = self._numbering.numbers.copy()
         return Reflections(dwell, followed, forward, backward, error, lost, numbers)
 
