@@ -174,6 +174,7 @@ class Reflector:
         self._rules, self._clock, self._estimate = rules, clock, estimate
         self._estimated = 0
         self.received = self.replied = 0
+        self._due, self._said = clock.mono() + _STATUS, self.status()
 
     def turn(self) -> None:
         """Answer what waits."""
@@ -217,6 +218,16 @@ class Reflector:
                 self.replied += 1
                 port.sent[sent % _IN_FLIGHT] = sent, session, number
 
+    def report(self) -> int:
+        """Log the counters once a minute, where they have moved. Returns ns until the next time."""
+        now = self._clock.mono()
+        if now >= self._due:
+            self._due = now + _STATUS
+            if (status := self.status()) != self._said:
+                self._said = status
+                logger.info("%s", status)
+        return self._due - now
+
     def status(self) -> str:
         """All counters since the start, as a line for people."""
         unsent: Counter[str] = Counter()
@@ -254,17 +265,10 @@ def _run(reflector: Reflector) -> None:
     poll.register(ours, select.POLLIN)
     for opened in reflector.sockets:
         poll.register(opened.fd, select.POLLIN)
-    clock = SystemClock()
-    due, said = clock.mono() + _STATUS, reflector.status()
     try:
         while not asked:
-            poll.poll(max(0, due - clock.mono()) // 1_000_000 + 1)
+            poll.poll(reflector.report() // 1_000_000 + 1)
             reflector.turn()
-            if clock.mono() >= due:
-                due = clock.mono() + _STATUS
-                if (status := reflector.status()) != said:
-                    said = status
-                    logger.info("%s", status)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

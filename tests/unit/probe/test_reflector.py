@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from probe import reflector
 from probe.clock import SECOND, ManualClock
-from probe.errors import UsageError
+from probe.errors import SocketError, UsageError
 from probe.limits import RateLimit
 from probe.packets.stamp import PORT
 from probe.packets.timestamps import to_ntp
@@ -177,3 +178,50 @@ def test_ids_go_on_after_2_to_the_32(loop: Loop) -> None:
         loop.asking.send(REQUEST)
     opened.receive()
     assert opened.reply([0, 1, 2]) == [0xFFFFFFFF, 0, 1]
+
+
+def test_the_counters_are_logged_once_a_minute_where_they_have_moved(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert loop.reflector.report() == 60 * SECOND
+    loop.ask(REQUEST)
+    loop.clock.advance(59 * SECOND)
+    assert loop.reflector.report() == SECOND
+    assert caplog.messages == []
+    for _ in range(3):
+        loop.clock.advance(SECOND)
+        assert loop.reflector.report() == 60 * SECOND
+        loop.clock.advance(59 * SECOND)
+    assert caplog.messages == ["1 replies to 1 packets, 1 sessions"]
+    loop.asking.send(b"")
+    loop.reflector.turn()
+    loop.clock.advance(SECOND)
+    loop.reflector.report()
+    assert caplog.messages[1:] == ["1 replies to 2 packets, 1 sessions; 1 too short"]
+
+
+def test_where_there_is_no_ipv6_ipv4_is_listened_on_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    opened: list[ReflectingSocket] = []
+
+    def without_ipv6(family: int, address: str, port: int) -> ReflectingSocket:
+        if family == socket.AF_INET6:
+            raise SocketError("cannot open an IPv6 socket: Address family not supported by protocol")
+        opened.append(open_reflecting(family, address, port))
+        return opened[-1]
+
+    monkeypatch.setattr(reflector, "open_reflecting", without_ipv6)
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    assert reflector._open(ReflectOptions(port=0)) == opened
+    assert caplog.messages == [
+        "IPv4 only: cannot open an IPv6 socket: Address family not supported by protocol"
+    ]
+    opened[0].close()
+    # Where there is IPv6, and only its port is taken, half a reflector is none.
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: True)
+    with pytest.raises(SocketError, match="cannot open an IPv6 socket"):
+        reflector._open(ReflectOptions(port=0))
+    assert opened[1]._socket.fileno() == -1
