@@ -200,7 +200,7 @@ def _verdict_on_loss(rows: Sequence[FlowRow]) -> str:
 def _outliers(rows: Sequence[FlowRow]) -> list[FlowRow]:
     """The few flows whose median RTT is far from most others'."""
     timed = [row for row in rows if row.p50 is not None]
-    if not timed or _groups(rows):
+    if not timed:
         return []
     values = [row.p50 or 0 for row in timed]
     middle = median(values)
@@ -217,7 +217,7 @@ def _slow(rows: Sequence[FlowRow]) -> list[FlowRow]:
 def _groups(rows: Sequence[FlowRow]) -> list[list[FlowRow]]:
     """The groups, from fast to slow, into which flows clearly fall, as over several paths; or none.
 
-    Where three quarters or more are in one group, the others are outliers.
+    A single flow beside the others is no group, nor are a few beside very many: those are outliers.
     """
     timed = sorted((row for row in rows if row.p50 is not None), key=lambda row: row.p50 or 0)
     values = [row.p50 or 0 for row in timed]
@@ -231,7 +231,8 @@ def _groups(rows: Sequence[FlowRow]) -> list[list[FlowRow]]:
         bounds = [*zip([0, *cuts], [*cuts, len(values)], strict=True)]
         if gap > _APART * max(values[end - 1] - values[begin] for begin, end in bounds):
             found = [timed[begin:end] for begin, end in bounds]
-            return found if max(map(len, found)) * 4 < len(values) * 3 else []
+            beside = len(values) - max(map(len, found))
+            return found if beside * 8 >= len(values) and (beside > 1 or len(values) <= 3) else []
     return []
 
 

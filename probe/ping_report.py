@@ -112,8 +112,8 @@ def text(summaries: Summaries, row: int, name: str, no_delays: str = "") -> str:
         lines.append(f"no one-way delays: {no_delays}")
     if fields.get("unfollowed"):
         lines.append(
-            f"{fields['unfollowed']} of these RTTs have the reflector's send call in them: it did not tell "
-            "when the reply left (of a flow's last one it cannot)"
+            f"the reflector's send call is in {fields['unfollowed']} of these RTTs: it did not tell when the "
+            "reply left (of a flow's last one it cannot)"
         )
     return "\n".join(lines)
 

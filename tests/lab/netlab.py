@@ -343,16 +343,18 @@ class Lab:
         logging: bool = True,
         mtu: int = 1500,
         ethernet: bool = False,
+        between: tuple[Namespace, Namespace] | None = None,
     ) -> EmulatedLink:
         """Like `pair`, with a link that does to packets what is asked for and logs what it did.
 
         forward, backward: from `near` to `far` and back; None: nothing. log: a file that stays.
-        logging: whether to log at all. ethernet: TAP devices instead of TUN.
+        logging: whether to log at all. ethernet: TAP devices instead of TUN. between: which namespaces are
+        `near` and `far`; None: new ones.
         """
         from tests.lab.emulated import EmulatedLink
         from tests.lab.link import Impairments
 
-        near, far = self.namespace("near"), self.namespace("far")
+        near, far = between or (self.namespace("near"), self.namespace("far"))
         number, self._links = self._links, self._links + 1
         directions = forward or Impairments(), backward or Impairments()
         link = EmulatedLink(

@@ -367,7 +367,7 @@ def test_a_reflectors_summary_has_both_ways_and_how_far_they_may_be_off() -> Non
     assert "one-way delays: clock error at most 42.0 ms" in said
     assert "lost: 2 on the way there, 1 back" in said
     # That of the reply before the one that was lost on its way back, and the last one's.
-    assert "2 of these RTTs have the reflector's send call in them" in said
+    assert "the reflector's send call is in 2 of these RTTs" in said
     assert "unused" not in said
 
 
