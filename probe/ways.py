@@ -123,7 +123,8 @@ class Follower:
             ways = [Way(hop.source, hop.mac) for hop in hops]
             ring = open_ring(options, outlet, ways, secret)
         except SocketError as problem:
-            self._refused.setdefault(str(problem), []).extend(target.name for target, _ in members)
+            names = dict.fromkeys(target.name for target, _ in members)
+            self._refused.setdefault(str(problem), []).extend(names)
             return None
         self._rings.append(_Ring(ring, list(members), list(hops)))
         self._ask(self._rings[-1])
@@ -132,7 +133,7 @@ class Follower:
     def tell(self) -> list[str]:
         """Log what is measured how. Returns, for events, for whom it is a raw socket, and why."""
         for ring in self._rings:
-            names = _list([target.name for target, _ in ring.members])
+            names = _list(list(dict.fromkeys(target.name for target, _ in ring.members)))
             log.info("whole frames on %s to %s: %s", ring.socket.outlet.name, names, STAMP)
         reasons = [
             f"a raw socket in place of whole frames to {_list(targets)}: {reason}"

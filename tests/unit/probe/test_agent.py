@@ -270,6 +270,35 @@ def test_a_name_that_is_measured_stays_so_when_name_servers_fall_silent(
     drive(agent, work)
 
 
+def test_a_name_that_moves_is_an_event_and_is_measured_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_at: dict[Asked, Address] = {("gateway.invalid", 0): resolve("127.0.0.3")}
+
+    def answer(asked: Any, _known: Any) -> Hosts:
+        return {one: now_at[one] for one in asked}
+
+    monkeypatch.setattr(probe.measurement, "resolve_all", answer)
+    monkeypatch.setattr(probe.naming, "resolve_all", answer)
+    monkeypatch.setattr(probe.naming, "EVERY_S", 0.01)
+
+    async def work() -> None:
+        first = agent._runs[-1]
+        now_at["gateway.invalid", 0] = resolve("127.0.0.4")
+        await until(lambda: first not in agent._runs, "it is measured anew")
+        current, known = agent._runs[-1], agent.spool.last
+        assert current.measurement.addresses == now_at
+        await until(lambda: agent.spool.last > known + 3, "it measures on")
+        assert agent._runs == [current]  # once
+
+    agent = Agent(settings(tmp_path, "gateway.invalid"), "agent.toml")
+    drive(agent, work)
+    (event,) = [point for point in spooled(tmp_path) if point.measurement == "event"]
+    assert (event.tags["kind"], event.tags["target"]) == ("address", "gateway.invalid")
+    assert event.fields["text"] == "gateway.invalid is 127.0.0.4 now, and was 127.0.0.3"
+    assert all(point.fields["lost"] == 0 for point in probes(tmp_path))
+
+
 def test_lines_that_cannot_be_spooled_to_the_end_are_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
