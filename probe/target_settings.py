@@ -56,14 +56,14 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "icmp": Kind(24, 9000, 64, None, False, 43),
     # UDP 8, RFC 8762 section 4.2.1: 44; RFC 8972: extra padding with a secret 12, follow-up telemetry 20.
-    "stamp": Kind(52, 9000, 84, 862, False, 95),
+    "stamp": Kind(52, 9000, 84, 862, False, 96),
     # A header and the option that says the segment size.
     "tcp": Kind(24, 24, 24, 0, True, 51),
     # The kernel's own SYN, with the options that it always sends.
     "connect": Kind(40, 40, 40, 0, True, 43),
 }
 # With a key, section 4.2.2: 112 in place of 44, and the HMAC of the extensions 20.
-_AUTHENTICATED = Kind(120, 9000, 172, 862, False, 95)
+_AUTHENTICATED = Kind(120, 9000, 172, 862, False, 96)
 _PORTS = '"stamp", "tcp" or "connect"'
 
 
