@@ -237,7 +237,7 @@ ERRORS = [
     ),
     (
         GOOD + 'kind = "stamp"\ninterval = "1ms"\nflows = 64\n[window]\nlength = "2m"\nhistogram = "2m"\n',
-        "window.length: 2m at 64,000 probes/s means remembering 7,808,000 probes in 742 MB (allowed: at most "
+        "window.length: 2m at 64,000 probes/s means remembering 7,808,000 probes in 750 MB (allowed: at most "
         "430 MB: shorter windows and timeouts, longer intervals, fewer flows or smaller bursts)",
     ),
 ]
