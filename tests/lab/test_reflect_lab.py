@@ -6,6 +6,7 @@ import hmac
 import json
 import random
 import select
+import signal
 import socket
 import struct
 import time
@@ -424,3 +425,27 @@ def test_no_privilege_is_needed_above_port_1023_and_none_is_kept(pair: Pair, tmp
         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
         held = int(status.partition("CapEff:")[2].split()[0], 16)
         assert held in (0, 1 << 13)
+
+
+def test_within_a_link_addresses_need_their_interface_and_get_it(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    listing = json.loads(far.run(["ip", "-j", "-6", "addr", "show", far.interface]).stdout)
+    (address,) = (info["local"] for info in listing[0]["addr_info"] if info["scope"] == "link")
+    with (
+        Reflecting(far, tmp_path),
+        near.inside(),
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking,
+    ):
+        asking.settimeout(10)
+        asking.connect((address, PORT, 0, socket.if_nametoindex(near.interface)))
+        assert [int.from_bytes(ask(asking, request(9))[:4], "big") for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["SIGINT", "SIGHUP"])
+def test_it_ends_well_when_asked_to(lab: Lab, tmp_path: Path, number: signal.Signals) -> None:
+    here = lab.namespace()
+    with Reflecting(here, tmp_path) as reflector:
+        assert reflector._process is not None
+        reflector._process.send_signal(number)
+        assert reflector._process.wait(10) == 0
+    assert reflector.ended() == {"replies": 0, "packets": 0, "sessions": 0}
