@@ -123,9 +123,8 @@ class ReflectingSocket:
         self._data, self._names = _memory(self._rx.data), _memory(self._rx.names)
         self._headers, self._control = _memory(self._rx.headers), _memory(self._rx.control)
         self._errors = _memory(self._err.control)
-        self._known: list[
-            tuple[int, bytes, int, int]
-        ] = []  # of each row: length, own address, interface, class
+        # Of each row: length, own address, interface, class.
+        self._known: list[tuple[int, bytes, int, int]] = []
         self._counter = KernelCounter()
         self._early: list[tuple[int, int]] = []
         self._next_id = 0
