@@ -28,7 +28,7 @@ def open_kind(
     if target.kind == "stamp":
         return _stamp(options, target, settings, clock)
     if target.kind == "tcp":
-        return _tcp(options, 1 + max(stream.lane for stream in streams))
+        return _tcp(options, streams)
     return _connect(options, [stream.lane for stream in streams], settings)
 
 
@@ -42,13 +42,19 @@ def _stamp(
     return open_datagram(options, kept=KEPT), reflection(clock, own_clock_error(settings), key)
 
 
-def _tcp(options: SocketOptions, lanes: int) -> tuple[ProbeSocket, Speak]:
+def _tcp(options: SocketOptions, streams: Sequence[Stream]) -> tuple[ProbeSocket, Speak]:
     from probe.engine.handshake import handshake
+    from probe.engine.source_ports import share, width
     from probe.host.netlink import Changes
     from probe.sockets.syn_socket import open_syn
 
-    opened = open_syn(options, lanes, Changes)
-    return opened, handshake(opened)
+    targets = [stream.target for stream in streams]
+    spans = share(
+        [stream.destination(stream.target.port) for stream in streams],
+        [width(int(each.interval), each.burst, each.schedule == "poisson") for each in targets],
+    )
+    opened = open_syn(options, max(first + count for first, count in spans), Changes)
+    return opened, handshake(opened, spans)
 
 
 def _connect(

@@ -31,6 +31,7 @@ from probe.engine.dialect import Desk, Speak
 from probe.engine.echo import without_options
 from probe.engine.ledger import Indices
 from probe.engine.samples import SENT
+from probe.engine.source_ports import SourcePorts, Span
 from probe.engine.stamps import WallToMono
 from probe.packets import tcp
 from probe.sockets.packet_socket import ProbeSocket, QuotedError, Replies
@@ -54,52 +55,63 @@ class PortedSocket(ProbeSocket, Protocol):
         """Bring `pseudo_sums` up to date, where routes or addresses have changed."""
 
 
-def handshake(probe_socket: PortedSocket) -> Speak:
-    """What `Channel` wants as `speak` for a socket of `probe.sockets.syn_socket.open_syn`."""
-    return lambda desk: Handshake(desk, probe_socket)
+def handshake(probe_socket: PortedSocket, spans: Sequence[Span] | None = None) -> Speak:
+    """What `Channel` wants as `speak` for a socket of `probe.sockets.syn_socket.open_syn`.
+
+    `spans`: which of the socket's ports each flow uses, from `probe.engine.source_ports.share`; without them,
+    the port of its lane alone.
+    """
+    return lambda desk: Handshake(desk, probe_socket, spans)
 
 
 class Handshake:
-    """SYN segments: the source port is the flow's lane, the sequence number leads to the probe.
+    """SYN segments: the source port is one of the flow's, the sequence number leads to the probe.
 
     `noise`: makes as many random bytes as it is asked for.
     """
 
     def __init__(
-        self, desk: Desk, probe_socket: PortedSocket, noise: Callable[[int], bytes] = os.urandom
+        self,
+        desk: Desk,
+        probe_socket: PortedSocket,
+        spans: Sequence[Span] | None = None,
+        noise: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._socket, self._ledger, self._counters = probe_socket, desk.ledger, desk.counters
         self._noise = noise
         v4 = probe_socket.family == socket.AF_INET
         self._header = 20 if v4 else 0  # bytes in front of a received segment, without options
         flows = desk.flows
-        self._own_ports = frozenset(probe_socket.ports)
-        self._own = np.array([probe_socket.ports[flow.lane] for flow in flows], np.uint16)
+        self._own = np.array(probe_socket.ports, np.uint16)
+        self._turns = SourcePorts([(flow.lane, 1) for flow in flows] if spans is None else spans)
         self._port = np.array([flow.port for flow in flows], np.uint16)
         address = slice(4, 8) if v4 else slice(8, 24)  # of a sockaddr
         there = b"".join(flow.destination[address] for flow in flows)
         self._there = _words(np.frombuffer(there, np.uint8).reshape(len(flows), 4 if v4 else 16))
-        # By row of the ledger: what was sent, and by which flow of the desk.
+        # By row of the ledger: what was sent, from which port, and by which flow of the desk.
         self._sequence = np.zeros(desk.ledger.size, np.uint32)
+        self._from = np.zeros(desk.ledger.size, np.uint16)
         self._flow = np.zeros(desk.ledger.size, np.int32)
         self._numbering = tcp.Numbering(desk.ledger.size, int.from_bytes(desk.token[:4], "big"))
         mss = tcp.MSS4 if v4 else tcp.MSS6
         rows, offset = probe_socket.rows, probe_socket.row_offset
         self._writer = tcp.SynWriter(rows, mss, probe_socket.checksums, offset)
 
-    def write(self, where: slice, numbers: Indices, flows: Indices, dues: Indices) -> None:  # noqa: ARG002
+    def write(self, where: slice, numbers: Indices, flows: Indices, dues: Indices) -> None:
         """See `Dialect`."""
         noise = np.frombuffer(self._noise(4 * len(numbers)), np.uint32)
         sequences = self._numbering.sequences(numbers, noise)
         rows = self._ledger.row(numbers)
+        sources = self._own[self._turns.choose(flows, dues)]
         self._sequence[rows] = sequences
+        self._from[rows] = sources
         self._flow[rows] = flows
         besides: Indices | int = 0
         if self._socket.checksums:
             self._socket.refresh()
             sums = self._socket.pseudo_sums
             besides = 0 if sums is None else sums[flows]
-        self._writer.write(where, sequences, self._own[flows], self._port[flows], besides)
+        self._writer.write(where, sequences, sources, self._port[flows], besides)
 
     def know(self, siblings: NDArray[np.uint64]) -> None:
         """See `Dialect`. Every channel has ports of its own: nobody sees another one's answers."""
@@ -124,16 +136,14 @@ class Handshake:
         good &= length >= self._header + tcp.HEADER
         flow = self._flow[rows]
         good &= segment["source"] == self._port[flow]
-        good &= segment["destination"] == self._own[flow]
+        good &= segment["destination"] == self._from[rows]
         for here, there in zip(_words(seen), self._there, strict=True):
             good &= here == there[flow]
         stamps = to_mono(replies.stamp)
         answers = good & ((kind == _OPEN) | (kind == _CLOSED))
         if not answers.all():
             late = np.flatnonzero(good & (kind == _UNFORGOTTEN))[:_SETTLED]
-            numbers[late] = [
-                self._after(int(numbers[i]), int(flow[i]), int(stamps[i]) or now) for i in late.tolist()
-            ]
+            numbers[late] = [self._after(int(numbers[i]), int(stamps[i]) or now) for i in late.tolist()]
             answers[late] = numbers[late] >= 0
             self._counters.foreign += int((~answers).sum())
             numbers, stamps, kind = numbers[answers], stamps[answers], kind[answers]
@@ -153,18 +163,19 @@ class Handshake:
         rows = ledger.row(np.where(held, numbers, max(0, ledger.head - 1)))
         return numbers, rows, held & (self._sequence[rows] == sequences)
 
-    def _after(self, number: int, flow: int, arrived: int) -> int:
-        """The probe that a target answers which has not forgotten probe `number` of this flow.
+    def _after(self, number: int, arrived: int) -> int:
+        """The probe that a target answers which has not forgotten probe `number` of the same ports.
 
         It answers SYNs as they come, so it is a later one, sent shortly before (`arrived`: monotonic ns). -1
         where several of them have no answer yet: then it cannot be told.
         """
         ledger = self._ledger
+        row = ledger.row(number)
         later = np.arange(number + 1, ledger.head)
         rows = ledger.row(later)
         sent = ledger.sent[rows]
-        asked = (self._flow[rows] == flow) & ((ledger.state[rows] & SENT) != 0)
-        asked &= (sent <= arrived) & (sent > arrived - _ANSWER)
+        asked = (self._flow[rows] == self._flow[row]) & (self._from[rows] == self._from[row])
+        asked &= ((ledger.state[rows] & SENT) != 0) & (sent <= arrived) & (sent > arrived - _ANSWER)
         open_ends = later[asked & (ledger.rx[rows] == 0)]
         if len(open_ends) == 1:
             return int(open_ends[0])
@@ -177,11 +188,11 @@ class Handshake:
         if syn is None:
             self._counters.unanswerable += 1
             return
-        if syn.source not in self._own_ports:
+        if syn.source not in self._own:
             return  # a raw socket hears of the errors of every connection of this host
         numbers, rows, good = self._find(np.array([syn.sequence], np.uint32))
-        flow = self._flow[rows[0]]
-        if good[0] and (syn.source, syn.destination) == (self._own[flow], self._port[flow]):
+        ports = self._from[rows[0]], self._port[self._flow[rows[0]]]
+        if good[0] and (syn.source, syn.destination) == ports:
             self._ledger.failed(int(numbers[0]), error.local)
         else:
             self._counters.unanswerable += 1

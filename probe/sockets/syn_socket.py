@@ -1,4 +1,4 @@
-"""Socket options and a number of lanes in, an open socket for TCP SYN probes out: raw, with ports of its own.
+"""Socket options and a number of ports in, an open socket for TCP SYN probes out: raw, with ports of its own.
 
 Nobody's connections are touched. The probes' source ports are reserved (`probe.sockets.ports`), so no
 connection of this host has one of them; a classic BPF program leaves the socket nothing but what comes to
@@ -6,14 +6,16 @@ these ports; and the kernel, which knows of no connection there, ends every hand
 accepts it.
 
     from probe.engine.handshake import handshake
+    from probe.engine.source_ports import share, width
     from probe.host.netlink import Changes
 
-    syn_socket = open_syn(SocketOptions(family, dscp=dscp, ...), lanes, Changes)
-    channel = Channel(syn_socket, flows, ..., speak=handshake(syn_socket))
+    spans = share(destinations, [width(interval, burst, poisson) for each flow])  # address and port of each
+    syn_socket = open_syn(options, max(first + count for first, count in spans), Changes)
+    channel = Channel(syn_socket, flows, ..., speak=handshake(syn_socket, spans))
 
-with flows of any number of targets, `Flow(index, sockaddr(family, address), tcp.SIZE, stamped, lane, port)`:
-lanes from 0, below `lanes`. What this costs besides: the kernel shows the socket every TCP segment that
-comes to this host, and the program drops what is not ours.
+with flows of any number of targets, `Flow(index, sockaddr(family, address), tcp.SIZE, stamped, lane, port)`.
+What this costs besides: the kernel shows the socket every TCP segment that comes to this host, and the
+program drops what is not ours.
 
 IPv6's checksums are the kernel's to fill in. IPv4's are ours, and they cover the source address, which the
 kernel chooses: so it is asked for once, and said with every probe (IP_PKTINFO). When routes or addresses
@@ -58,7 +60,7 @@ _WITHOUT_ID = 32  # bytes of it on kernels that do not take ids
 
 
 class SynSocket(PacketSocket):
-    """A raw TCP socket; `ports` are the probes' source ports, one a lane.
+    """A raw TCP socket; `ports` are the probes' source ports.
 
     `sources`: where IPv4 probes are sent from; None on IPv6.
     """
@@ -131,7 +133,7 @@ class SynSocket(PacketSocket):
 
 def open_syn(
     options: SocketOptions,
-    lanes: int = 1,
+    ports: int = 1,
     watch: Callable[[], Watch] | None = None,
     *,
     choose_id: bool | None = None,
@@ -140,7 +142,7 @@ def open_syn(
 
     Args:
         options: `max_size` and `replies` are passed over.
-        lanes: source ports to reserve, 1..64.
+        ports: how many to reserve, 1..255.
         watch: makes `probe.host.netlink.Changes`; without it, sources are looked up for every plan.
         choose_id: False asks for the fallback of kernels before 6.13.
     Raises: PrivilegeError without CAP_NET_RAW; SocketError where the family, the source, the interface or so
@@ -149,7 +151,7 @@ def open_syn(
     v4 = options.family == socket.AF_INET
     with ExitStack() as opened:
         handle = opened.enter_context(_open(options.family))
-        reserved = ReservedPorts(options.family, lanes)
+        reserved = ReservedPorts(options.family, ports)
         opened.callback(reserved.close)
         try:
             filters.attach(handle, filters.own_segments(options.family, reserved.numbers))

@@ -16,6 +16,7 @@ from probe.engine.engine import Engine, Notice
 from probe.engine.handshake import handshake
 from probe.engine.samples import CLOSED, Cut
 from probe.engine.schedule import Schedule
+from probe.engine.source_ports import share, width
 from probe.host.netlink import Changes
 from probe.packets import tcp
 from probe.sockets.abi import sockaddr
@@ -87,7 +88,10 @@ def segments(packets: Sequence[Packet]) -> list[Segment]:
 
 
 class Prober:
-    """An engine in `near`, its flows in the order of `targets` (address, port), `lanes` of them each."""
+    """An engine in `near`, its flows in the order of `targets` (address, port), `lanes` of them each.
+
+    `spread`: as many source ports as bursts and intervals need; or, as most tests want it, one a flow.
+    """
 
     def __init__(
         self,
@@ -101,11 +105,16 @@ class Prober:
         choose_id: bool | None = None,
         options: SocketOptions | None = None,
         watch: Callable[[], Changes] | None = Changes,
+        burst: int = 1,
+        spread: bool = False,
     ) -> None:
         family = FAMILIES[version]
         self.near, self.timeout = near, timeout
         chosen = options or SocketOptions(family)
-        self.socket: SynSocket = near.call(lambda: open_syn(chosen, lanes, watch, choose_id=choose_id))
+        needed = width(interval, burst) if spread else 1
+        spans = share([target for target in targets for _ in range(lanes)], [needed] * lanes * len(targets))
+        ports = max(first + count for first, count in spans)
+        self.socket: SynSocket = near.call(lambda: open_syn(chosen, ports, watch, choose_id=choose_id))
         self.flows = [
             Flow(n * lanes + lane, sockaddr(family, address), tcp.SIZE, True, lane, port)
             for n, (address, port) in enumerate(targets)
@@ -115,12 +124,12 @@ class Prober:
         self.channel = Channel(
             self.socket,
             self.flows,
-            Schedule([interval] * count, [False] * count, np.random.default_rng()),
+            Schedule([interval] * count, [False] * count, np.random.default_rng(), [burst] * count),
             capacity=8192,
             all_flows=count,
             token=np.random.default_rng().bytes(8),
             base_id=1,
-            speak=handshake(self.socket),
+            speak=handshake(self.socket, spans),
         )
         self.cuts: list[Cut] = []
         self.notices: list[Notice] = []

@@ -146,8 +146,8 @@ def test_stamps_are_those_of_the_wire(pair: Pair, prober: Opener, version: int) 
         rx += [it.engine.to_mono.wall(int(stamp)) for stamp in samples.rx[: samples.inside]]
         flow += samples.flow[: samples.inside].tolist()
     assert [probe.source for probe in probes] == [it.socket.ports[n] for n in flow]
-    # A packet passes the tap just before the driver stamps it. A reply has its stamp from then or, because from
-    # a veth pair's other end it comes with a time that TCP gave it there, from behind the IP layer.
+    # A packet passes the tap just before the driver stamps it. A reply has its stamp from then or, because
+    # from a veth pair's other end it comes with a time that TCP gave it there, from behind the IP layer.
     for probe, sent, received in zip(probes, tx, rx, strict=True):
         answer = (probe.sequence + 1) % (1 << 32)
         assert probe.time_ns <= sent <= received
@@ -412,6 +412,56 @@ def test_an_open_port_is_open_even_where_this_hosts_resets_never_arrive(
     assert counted["lost"] == counted["closed"] == it.foreign == 0
     assert again >= 1
     assert counted["duplicates"] == again
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("version", [4, 6])
+def test_bursts_lose_nothing(lab: Lab, prober: Opener, version: int) -> None:
+    link = lab.emulated(Impairments(), Impairments(delay=Constant(2 * MILLISECOND)))
+    targets = [(address_of(link.far, version), port) for port in (OPEN, SHUT)]
+    with Capture(link.near) as capture, listen(link.far, version, OPEN) as server:
+        it = prober(
+            link.near,
+            version,
+            targets,
+            lanes=2,
+            interval=400 * MILLISECOND,
+            timeout=10**9,
+            burst=8,
+            spread=True,
+        )
+        it.run(160)
+        it.finish()
+        assert nobody_connected(server)
+    opened = it.total("sent", 0) + it.total("sent", 1)
+    assert it.total("received") == it.total("sent") == it.channel.ledger.head
+    assert it.total("closed") == it.total("sent") - opened > 70
+    assert it.foreign == it.total("errors") == it.total("duplicates") == 0
+    # A port a probe of a burst, and another eight for the other flow to the same destination.
+    sent = syns(segments(capture.packets))
+    assert len(it.socket.ports) == 16
+    for port in (OPEN, SHUT):
+        assert {probe.source for probe in sent if probe.destination == port} == set(it.socket.ports)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("version", [4, 6])
+def test_probes_that_overtake_the_last_ones_reset_lose_nothing(
+    lab: Lab, prober: Opener, version: int
+) -> None:
+    """RTTs of 60 ms, and a probe every 10 ms: the target has six handshakes of this flow at once."""
+    delay = Impairments(delay=Constant(30 * MILLISECOND))
+    link = lab.emulated(delay, delay)
+    with listen(link.far, version, OPEN) as server:
+        target = address_of(link.far, version), OPEN
+        it = prober(link.near, version, [target], interval=10 * MILLISECOND, spread=True, timeout=10**9)
+        it.run(200)
+        it.finish()
+        assert nobody_connected(server)
+    counted = it.counts(0)
+    assert counted["received"] == counted["sent"] >= 190
+    assert counted["closed"] == it.foreign == counted["duplicates"] == counted["errors"] == 0
+    assert len(it.socket.ports) == 35
 
 
 STATEFUL = """
