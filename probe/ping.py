@@ -260,7 +260,7 @@ class _Flows:
         for channel in channels:
             for position, flow in enumerate(channel.flows):
                 if target.kind != "icmp":
-                    named[flow.index] = str(_port(channel, flow.lane))
+                    named[flow.index] = _ports(channel, position)
                 elif channel.socket.family == socket.AF_INET6:
                     self.heading = "flow label"
                     named[flow.index] = f"0x{int.from_bytes(flow.destination[4:8], 'big'):05x}"
@@ -272,16 +272,21 @@ class _Flows:
         self.opened = frozenset(named)
 
 
-def _port(channel: Channel, lane: int) -> int:
-    """The source port of a flow; 0: the kernel's choice for each probe."""
+def _ports(channel: Channel, position: int) -> str:
+    """The source port of a flow, and how many it has besides."""
     from probe.sockets.datagram import DatagramSocket
-    from probe.sockets.syn_socket import SynSocket
 
     if isinstance(channel.socket, DatagramSocket):
-        return channel.socket.port
-    if isinstance(channel.socket, SynSocket):
-        return channel.socket.ports[lane]
-    return 0
+        return str(channel.socket.port)
+    from probe.engine.handshake import Handshake
+
+    if isinstance(channel.dialect, Handshake):
+        first, *others = channel.dialect.ports_of(position)
+        return f"{first}" + (f" +{len(others)}" if others else "")
+    from probe.sockets.connecting import ConnectSocket
+
+    assert isinstance(channel.socket, ConnectSocket)
+    return str(channel.socket.port(channel.flows[position].lane))
 
 
 def _no_delays(channels: Sequence[Channel]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from probe.clock import MILLISECOND, SECOND, Clock
 from probe.engine.dialect import ChannelCounters as ChannelCounters
-from probe.engine.dialect import Desk, Speak
+from probe.engine.dialect import Desk, Dialect, Speak
 from probe.engine.dialect import Flow as Flow
 from probe.engine.echo import Echo
 from probe.engine.ledger import Ledger
@@ -92,6 +92,11 @@ class Channel:
         self._read_at = 0  # when the queues were emptied last (monotonic ns)
         self._was_full = False  # since then the receive buffer was seen full
         self.left_at = 0  # until when probes may have left that were sent in a call that took long
+
+    @property
+    def dialect(self) -> Dialect:
+        """What this channel's packets are written and read by."""
+        return self._dialect
 
     @property
     def token(self) -> int:

@@ -113,6 +113,10 @@ class Handshake:
             besides = 0 if sums is None else sums[flows]
         self._writer.write(where, sequences, sources, self._port[flows], besides)
 
+    def ports_of(self, place: int) -> tuple[int, ...]:
+        """The source ports of the desk's flow at this place."""
+        return tuple(int(self._own[port]) for port in self._turns.of(place))
+
     def know(self, siblings: NDArray[np.uint64]) -> None:
         """See `Dialect`. Every channel has ports of its own: nobody sees another one's answers."""
 

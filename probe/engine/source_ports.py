@@ -61,6 +61,11 @@ class SourcePorts:
         self._turn = np.zeros(len(spans), np.int64)  # of the last probe
         self._due = np.full(len(spans), -REUSE, np.int64)  # ... which was due then
 
+    def of(self, flow: int) -> range:
+        """The places of a flow's ports among the reserved ones."""
+        first = int(self._first[flow])
+        return range(first, first + int(self._width[flow]))
+
     def choose(self, flows: Indices, dues: Indices) -> Indices:
         """For probes in order of due time (ns): the place of each one's port among the reserved ones."""
         if self._one or not len(flows):

@@ -141,6 +141,10 @@ class ConnectSocket:
             self.close()
             raise
 
+    def port(self, lane: int) -> int:
+        """The source port of a lane's connections."""
+        return self._ports[lane]
+
     # -- sockets -------------------------------------------------------------------------------------------
 
     def _reserve(self, lane: int) -> None:
