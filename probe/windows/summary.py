@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.engine.samples import ABSENT, BACKWARD, CLOSED, FORWARD, Cut, Reflections
+from probe.engine.samples import ABSENT, BACKWARD, CLOSED, FORWARD, Cut, Reflections, Samples
 from probe.windows import statistics
 from probe.windows.layout import ORDINARY, Layout, inside, joined
 from probe.windows.outcomes import judge
@@ -60,7 +60,7 @@ class _Columns:
     def __init__(self, flows: int, groups: tuple[tuple[int, int], ...]) -> None:
         self.values: dict[str, Ints] = {}
         self.present: dict[str, Mask] = {}
-        self._flows, self._groups = flows, len(groups)
+        self.flows, self._groups = flows, len(groups)
         counts = np.array([count for _, count in groups], np.int64)
         self._group = np.full(flows, -1)
         for number, (first, count) in enumerate(groups):
@@ -88,13 +88,11 @@ class _Columns:
 
     def spread(self, prefix: str, flow: Ints, value: Ints, names: tuple[str, ...] = SPREAD) -> Ints:
         """Statistics of the values of each flow, and of those of all flows of a group. Returns how many."""
-        return self._take(prefix, statistics.spread(flow, value, self._flows, names), flow, value)
+        return self._take(prefix, statistics.spread(flow, value, self.flows, names), flow, value)
 
     def signed_spread(self, prefix: str, flow: Ints, value: Ints) -> Ints:
         """The same of values that may be negative."""
-        return self._take(
-            prefix, statistics.signed_spread(flow, value, self._flows), flow, value, signed=True
-        )
+        return self._take(prefix, statistics.signed_spread(flow, value, self.flows), flow, value, signed=True)
 
     def jitter(self, estimate: NDArray[np.float64], n: Ints) -> Mask:
         """A group's jitter is the mean of its flows', each weighted with its RTTs. Returns who has one."""
@@ -169,7 +167,10 @@ def summarise(cut: Cut, flows: int, timeout: int, layout: Layout = ORDINARY) -> 
         loss_burst_max=statistics.longest_runs(flow[left], ~received[left], flows),
         send_lag_max_ns=statistics.maxima(flow[left], (samples.sent - samples.due)[order][left], flows),
     )
+    vague = _vague(samples, flows)
     timed = received & (rtt >= 0) & (rtt <= timeout)
+    if vague is not None:
+        timed &= ~vague[order]
     rtt_flow, rtts = flow[timed], rtt[timed]
     number = columns.spread("rtt", rtt_flow, rtts)
     steps = columns.jitter(statistics.jitter(rtt_flow, rtts, rx[timed], number[:flows]), number[:flows])
@@ -195,7 +196,7 @@ def summarise(cut: Cut, flows: int, timeout: int, layout: Layout = ORDINARY) -> 
         columns.where("reflected", layout.reflected)
     if samples.reflections is not None:
         mine = np.flatnonzero(received & outcomes.stamped[order])
-        _one_way(columns, samples.reflections, flows, flow[mine], order[mine])
+        _one_way(columns, samples.reflections, vague, flow[mine], order[mine])
         unanswered = left & ~answered
         lost = samples.reflections.lost[order]
         columns.sums(
@@ -216,10 +217,25 @@ def summarise(cut: Cut, flows: int, timeout: int, layout: Layout = ORDINARY) -> 
     )
 
 
-def _one_way(columns: _Columns, said: Reflections, flows: int, flow: Ints, rows: Ints) -> None:
+def _vague(samples: Samples, flows: int) -> Mask | None:
+    """Whose reply left nobody knows when, though the reflector tells that of others in the flow: the time it
+    read itself is earlier by its whole send call, and would stand out among them."""
+    said = samples.reflections
+    if said is None:
+        return None
+    follows = np.zeros(flows, np.bool_)
+    follows[samples.flow[said.followed & (samples.rx != 0)]] = True
+    vague: Mask = follows[samples.flow] & ~said.followed
+    return vague
+
+
+def _one_way(columns: _Columns, said: Reflections, vague: Mask | None, flow: Ints, rows: Ints) -> None:
     """The one-way delays of received probes with both our stamps: their flows, and their rows in `said`."""
+    flows = columns.flows
     for name, delays in (("forward", said.forward[rows]), ("backward", said.backward[rows])):
         has = delays != ABSENT
+        if name == "backward" and vague is not None:
+            has &= ~vague[rows]
         number = columns.signed_spread(name, flow[has], delays[has])
         columns.present[name] = number > 0
     error = said.clock_error[rows]

@@ -216,7 +216,9 @@ class Window:
             out["closed"] = sum(bool(p.state & CLOSED) for p in got)
         said = [p.said for p in got if p.said is not None and p.stamped]
         out |= _spread("forward", [s.forward for s in said if s.forward is not None])
-        out |= _spread("backward", [s.backward for s in said if s.backward is not None])
+        clear = {each for flow in flows for each in flow.told}
+        back = [p.said.backward for p in got if p.said is not None and p.stamped and id(p) in clear]
+        out |= _spread("backward", [delay for delay in back if delay is not None])
         errors = [s.error for s in said if s.error is not None]
         if errors:
             out["clock_error_ns"] = max(errors)
@@ -250,7 +252,14 @@ class _Flow:
         self.n_backward_lost = sum(lost == BACKWARD for lost in unanswered)
         self.longest = _longest([p not in self.received for p in left])
         self.lag = max((p.sent - p.due for p in left), default=0)
-        timed = {id(p): p.rtt for p in self.received if p.rtt is not None and 0 <= p.rtt <= timeout}
+        # A reflector that tells when its kernel sent replies has not told it of these.
+        follows = any(p.rx and p.said is not None and p.said.followed for p in probes)
+        self.told = {id(p) for p in probes if not follows or (p.said is not None and p.said.followed)}
+        timed = {
+            id(p): p.rtt
+            for p in self.received
+            if p.rtt is not None and 0 <= p.rtt <= timeout and id(p) in self.told
+        }
         self.rtts = list(timed.values())
         arrived = sorted((p for p in self.received if id(p) in timed), key=lambda p: p.rx)
         self.jitter = _jitter([timed[id(p)] for p in arrived])

@@ -41,6 +41,21 @@ def test_unfollowed_are_those_whose_dwell_ends_with_the_reflectors_own_reading()
     assert "unfollowed" not in measured(one_flow(*answered(1)), TIMEOUT)
 
 
+def test_where_a_reflector_tells_when_replies_left_those_it_tells_not_of_are_in_no_time_behind_it() -> None:
+    """Its own reading is earlier than its kernel's by a send call, which is no part of the way back."""
+    said = Said(dwell=10, followed=True, forward=40, backward=50, error=5)
+    early = Said(dwell=2, forward=41, backward=58, error=5)
+    window = told(said, early, replace(said, dwell=11))
+    fields = measured(window, TIMEOUT)
+    assert (fields["received"], fields["unfollowed"]) == (3, 1)
+    assert (fields["rtt_min_ns"], fields["rtt_max_ns"], fields["backward_max_ns"]) == (89, 90, 50)
+    assert fields["forward_max_ns"] == 41
+    assert "ipdv_mean_ns" not in fields
+    # One that never tells has nothing better.
+    fields = measured(told(early, early), TIMEOUT)
+    assert (fields["unfollowed"], fields["rtt_max_ns"], fields["backward_max_ns"]) == (2, 98, 58)
+
+
 def test_one_way_delays_may_be_negative_and_are_kept() -> None:
     fields = measured(
         told(
