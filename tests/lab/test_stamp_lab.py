@@ -243,6 +243,7 @@ def test_dwell_time_and_rtt_are_those_of_captures_at_both_ends(
     assert median(off) < 10 * MICROSECOND
 
 
+@pytest.mark.emulator
 @VERSIONS
 def test_one_way_delays_are_those_of_the_link(lab: Lab, version: int, opener: Opener) -> None:
     """3 ms there and 5 ms back, with losses on both ways, by the emulator's own log."""
