@@ -31,7 +31,7 @@ from tests.lab.handshaking import (
 )
 from tests.lab.link import Chance, Constant, Duplicate, Every, Impairments
 from tests.lab.netlab import Lab, Namespace
-from tests.system.commands import wait_for
+from tests.system.commands import coloprobe, wait_for
 
 Pair = tuple[Namespace, Namespace]
 Opener = Callable[..., Prober]
@@ -462,6 +462,28 @@ def test_probes_that_overtake_the_last_ones_reset_lose_nothing(
     assert counted["received"] == counted["sent"] >= 190
     assert counted["closed"] == it.foreign == counted["duplicates"] == counted["errors"] == 0
     assert len(it.socket.ports) == 35
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_flows_of_a_ping_have_a_port_each_and_keep_it(pair: Pair, version: int) -> None:
+    near, far = pair
+    address = address_of(far, version)
+    target = f"tcp://[{address}]:{OPEN}" if version == 6 else f"tcp://{address}:{OPEN}"
+    with Capture(near) as capture, listen(far, version, OPEN) as server:
+        near.run(coloprobe("ping", target, "-c", "3", "-i", "400ms", "--flows", "4"))
+        assert nobody_connected(server)
+    probes = syns(segments(capture.packets))
+    ports = [probe.source for probe in probes]
+    assert len(ports) == 12
+    assert {ports.count(port) for port in ports} == {3}
+    assert len(set(ports)) == 4
+    if version == 6:  # and a flow label
+        labels = {
+            (packet.data[40:42], packet.data[1] & 0xF, packet.data[2:4])
+            for packet in capture.packets
+            if packet.outgoing and packet.data[6] == tcp.PROTOCOL and packet.data[53] == SYN
+        }
+        assert len(labels) == len({label[1:] for label in labels}) == 4
 
 
 STATEFUL = """
