@@ -50,7 +50,8 @@ def _tcp(options: SocketOptions, streams: Sequence[Stream]) -> tuple[ProbeSocket
 
     targets = [stream.target for stream in streams]
     spans = share(
-        [stream.destination(stream.target.port) for stream in streams],
+        # Without the flow label: a target takes flows that differ in it alone for one.
+        [(stream.address.sockaddr, stream.target.port) for stream in streams],
         [width(int(each.interval), each.burst, each.schedule == "poisson") for each in targets],
     )
     opened = open_syn(options, max(first + count for first, count in spans), Changes)
