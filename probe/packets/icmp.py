@@ -25,12 +25,12 @@ router quotes only the first 8 bytes in an ICMP error, identifier and sequence l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.packets.checksum import fold_small, word_sums
+from probe.packets.columns import columns
 
 ECHO_REPLY, ECHO_REQUEST = 0, 8
 UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM = 3, 11, 12
@@ -61,21 +61,7 @@ def echo_view(rows: NDArray[np.uint8], offset: int = 0) -> NDArray[np.void]:
     `rows`: uint8, shape (n, pitch), C-contiguous, pitch >= offset + 24. Returns a structured array, shape
     (n,).
     """
-    return rows.view(_echo_dtype(rows.shape[1], offset)).reshape(rows.shape[0])
-
-
-@cache
-def _echo_dtype(pitch: int, offset: int) -> np.dtype[np.void]:
-    fields = _ECHO.fields
-    assert fields is not None
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [field[0] for field in fields.values()],
-            "offsets": [field[1] + offset for field in fields.values()],
-            "itemsize": pitch,
-        }
-    )
+    return columns(rows, _ECHO, offset)
 
 
 class EchoWriter:

@@ -33,12 +33,12 @@ nf_conntrack_proto_tcp): hence the number in the high bits, which count up, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.packets.checksum import fold_small
+from probe.packets.columns import columns
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 HEADER = 20  # bytes of a segment's header without options
@@ -73,21 +73,7 @@ def segment_view(rows: NDArray[np.uint8], offset: int = 0) -> NDArray[np.void]:
     `rows`: uint8, shape (n, pitch), C-contiguous, pitch >= offset + 20. Returns a structured array, shape
     (n,).
     """
-    return rows.view(_segment_dtype(rows.shape[1], offset)).reshape(rows.shape[0])
-
-
-@cache
-def _segment_dtype(pitch: int, offset: int) -> np.dtype[np.void]:
-    fields = _SEGMENT.fields
-    assert fields is not None
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [field[0] for field in fields.values()],
-            "offsets": [field[1] + offset for field in fields.values()],
-            "itemsize": pitch,
-        }
-    )
+    return columns(rows, _SEGMENT, offset)
 
 
 class SynWriter:
