@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import sqrt
+from math import log, sqrt
 from statistics import median, median_low
 
 from probe.text import duration
@@ -168,9 +167,18 @@ def _alike(rows: Sequence[FlowRow]) -> bool:
 
 
 def _below_the_worse(rows: Sequence[FlowRow]) -> float:
-    """The lower end of the widest gap between shares of loss."""
-    shares = sorted(row.loss for row in rows)
-    return max(pairwise(shares), key=lambda pair: pair[1] - pair[0])[0]
+    """The largest share of loss of the better ones, where two groups with a loss each explain most."""
+    ranked = sorted(rows, key=lambda row: row.loss)
+    cuts = [i for i in range(1, len(ranked)) if ranked[i].loss > ranked[i - 1].loss]
+    at = max(cuts, key=lambda i: _likelihood(ranked[:i]) + _likelihood(ranked[i:]))
+    return ranked[at - 1].loss
+
+
+def _likelihood(rows: Sequence[FlowRow]) -> float:
+    """The logarithm of how likely their losses are, were each probe lost with the share of all (binomial)."""
+    lost, sent = sum(row.lost for row in rows), sum(row.sent for row in rows)
+    parts = (part for part in (lost, sent - lost) if part)
+    return sum(part * log(part / sent) for part in parts)
 
 
 def _verdict_on_loss(rows: Sequence[FlowRow]) -> str:

@@ -49,7 +49,7 @@ class JsonLines(Quiet):
     def show(self, news: News) -> None:
         """See `Display`."""
         lines = []
-        for flow, seq, outcome, stamp, sent, rtt, state, *delays in _rows(news):
+        for flow, seq, outcome, stamp, sent, rtt, state, *delays, unfollowed in _rows(news):
             record: dict[str, object] = {"flow": flow, "seq": seq, "sent_ns": self._wall(sent)}
             if rtt >= 0:
                 record["rtt_ns"] = rtt
@@ -59,6 +59,8 @@ class JsonLines(Quiet):
             for name, delay in zip(("forward_ns", "backward_ns"), delays, strict=True):
                 if delay != ABSENT:
                     record[name] = delay
+            if unfollowed:
+                record["unfollowed"] = True
             lines.append(json.dumps(record))
         print("\n".join(lines), file=self._out, flush=True)
 
@@ -76,7 +78,7 @@ class TextLines(Quiet):
 
     def show(self, news: News) -> None:
         """See `Display`."""
-        for _, seq, outcome, stamp, _, rtt, state, forward, backward in _rows(news):
+        for _, seq, outcome, stamp, _, rtt, state, forward, backward, unfollowed in _rows(news):
             if outcome == "error":
                 text = f"seq={seq} {self._why(state, news.refusal)}"
             elif outcome not in ("received", "late"):
@@ -91,6 +93,7 @@ class TextLines(Quiet):
                 if backward != ABSENT:
                     text += f" back {duration(backward)}"
                 text += {"user": "  (no kernel timestamp)", "kernel": "", "hw": "  (hardware)"}[stamp]
+                text += "  (no follow-up)" if unfollowed else ""
                 text += "  late" if outcome == "late" else ""
             print(text, file=self._out, flush=True)
 
@@ -111,8 +114,8 @@ class TextLines(Quiet):
         return "not sent: held back or dropped by this host"
 
 
-def _rows(news: News) -> Iterator[tuple[int, int, str, str, int, int, int, int, int]]:
-    """Its probes one by one: flow, seq, outcome, stamp, sent, rtt, state, forward, backward."""
+def _rows(news: News) -> Iterator[tuple[int, int, str, str, int, int, int, int, int, bool]]:
+    """Its probes one by one: flow, seq, outcome, stamp, sent, rtt, state, forward, backward, unfollowed."""
     return zip(
         news.flow.tolist(),
         news.seq.tolist(),
@@ -123,5 +126,6 @@ def _rows(news: News) -> Iterator[tuple[int, int, str, str, int, int, int, int, 
         news.state.tolist(),
         news.forward.tolist(),
         news.backward.tolist(),
+        news.unfollowed.tolist(),
         strict=True,
     )

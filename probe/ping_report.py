@@ -111,10 +111,14 @@ def text(summaries: Summaries, row: int, name: str, no_delays: str = "") -> str:
     elif no_delays and fields["received"]:
         lines.append(f"no one-way delays: {no_delays}")
     if fields.get("unfollowed"):
-        lines.append(
-            f"the reflector's send call is in {fields['unfollowed']} of these RTTs: it did not tell when the "
-            "reply left (of a flow's last one it cannot)"
-        )
+        if fields["unfollowed"] == fields["received"]:
+            why = "the reflector does not tell when its kernel sends a reply: its send call is in these RTTs"
+        else:
+            why = (
+                f"no RTT is taken of {fields['unfollowed']} replies, as the reflector did not tell when its "
+            )
+            why += "kernel sent them (of a flow's last reply it cannot)"
+        lines.append(why)
     return "\n".join(lines)
 
 

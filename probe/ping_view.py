@@ -27,8 +27,12 @@ STAMPS = ("user", "kernel", "hw")
 
 _SPARE = 20 * MILLISECOND  # beyond the timeout, for a reply that is still in the kernel's queue
 HELD_BACK = 3 * SECOND + 200 * MILLISECOND  # the kernel looks for a neighbour for three seconds
-_FOLLOW_UP = 250 * MILLISECOND  # a reflector's TX stamp comes with its next reply: worth so long a wait
-_BEHIND = 8  # replies behind a probe's own that are searched for it
+# A reflector's TX stamp comes with its next reply, or the one after that. Where that is soon, a probe is not
+# told of before: else what is told of each would not be what is in the summary.
+_SOON = SECOND
+_FOLLOW_UP = 250 * MILLISECOND  # beyond the interval
+_BEHIND = 8  # probes behind its own whose replies are searched for it
+_ENOUGH = 2  # ... until so many have come
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class News:
     flow: index. seq: n-th probe of its flow, from 0. outcome, stamp: places in OUTCOMES and STAMPS.
     sent: monotonic ns. rtt: ns, negative where there is none. state: of `probe.engine.samples`.
     forward, backward: one-way delays, ns; ABSENT where there are none.
+    unfollowed: the reflector did not tell when its kernel sent the reply.
     again: it was told of before.
     refusal: the errno of the channel's last refused probe.
     """
@@ -51,6 +56,7 @@ class News:
     state: NDArray[np.uint8]
     forward: Ints
     backward: Ints
+    unfollowed: Mask
     again: bool
     refusal: int
 
@@ -80,7 +86,7 @@ class View:
     """
 
     def __init__(self, channels: Sequence[Channel], flows: int, timeout: int, interval: int) -> None:
-        wait = _FOLLOW_UP if interval < _FOLLOW_UP else 0
+        wait = interval + _FOLLOW_UP if interval <= _SOON else 0
         self._views = [_ChannelView(channel, flows, timeout, wait) for channel in channels]
 
     def update(self, now: int) -> Iterator[News]:
@@ -154,7 +160,9 @@ class _ChannelView:
         expired = now > samples.sent + patience
         known = failed | answered | expired
         if self._wait and samples.reflections is not None:
-            known &= ~answered | samples.reflections.followed | (now > samples.rx + self._wait)
+            come = sum((behind >= 0).astype(np.int64) for behind in self._behind(numbers, samples))
+            enough = samples.reflections.followed | (come >= _ENOUGH)
+            known &= ~answered | enough | (now > samples.rx + self._wait)
         flow = samples.flow.astype(np.int64)
         first = np.full(self._flows, len(numbers))
         waiting = np.flatnonzero(~known)
@@ -219,15 +227,18 @@ class _ChannelView:
         )
         if ledger.reflected is None:
             return samples
-        behind = [self._answer(numbers + n, samples) for n in range(1, _BEHIND + 1)]
+        behind = self._behind(numbers, samples)
         return replace(samples, reflections=ledger.reflected.glance(rows, samples, behind))
 
-    def _answer(self, numbers: Ints, samples: Samples) -> Ints:
-        """The rows of these probes where they are answered and of the flows of those samples, else -1."""
-        ledger = self._ledger
-        sent = numbers < ledger.head
-        rows = ledger.row(np.where(sent, numbers, ledger.head - 1))
-        return np.where(sent & (ledger.rx[rows] != 0) & (ledger.flow[rows] == samples.flow), rows, -1)
+    def _behind(self, numbers: Ints, samples: Samples) -> list[Ints]:
+        """The rows of the next probes where they are answered and of the same flows, else -1."""
+        ledger, found = self._ledger, []
+        for n in range(1, _BEHIND + 1):
+            sent = numbers + n < ledger.head
+            rows = ledger.row(np.where(sent, numbers + n, ledger.head - 1))
+            there = sent & (ledger.rx[rows] != 0) & (ledger.flow[rows] == samples.flow)
+            found.append(np.where(there, rows, -1))
+        return found
 
     def _news(
         self,
@@ -246,9 +257,10 @@ class _ChannelView:
         if outcomes.hardware is not None:
             stamp[timed & outcomes.hardware[at]] = 2
         said: Reflections | None = samples.reflections
-        delays = [np.full(len(at), ABSENT, np.int64) for _ in range(2)]
+        delays, unfollowed = [np.full(len(at), ABSENT, np.int64)] * 2, np.zeros(len(at), np.bool_)
         if said is not None:
             delays = [np.where(timed, way[at], ABSENT) for way in (said.forward, said.backward)]
+            unfollowed = timed & ~said.followed[at]
         return News(
             samples.flow[at].astype(np.int64),
             self._seq[rows],
@@ -259,6 +271,7 @@ class _ChannelView:
             samples.state[at],
             delays[0],
             delays[1],
+            unfollowed,
             again,
             self._channel.counters.last_errno,
         )

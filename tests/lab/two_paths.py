@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pyroute2 import NetNS
 
 from tests.lab.emulated import EmulatedLink
-from tests.lab.link import Constant, Every, Impairments
+from tests.lab.link import Chance, Constant, Every, Impairments
 from tests.lab.netlab import Lab, Namespace
 
 _TARGETS = "10.98.0.0/24", "fd98::/64"
@@ -31,7 +31,7 @@ class TwoPaths:
     lab: Lab
     fast: int
     slow: int
-    loss: Every | None = None
+    loss: Chance | Every | None = None
     hashing: str = BY_PORTS
     ipv4: str = "10.98.0.1"
     ipv6: str = "fd98::1"

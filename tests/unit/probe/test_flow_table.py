@@ -82,6 +82,16 @@ def test_a_bad_flow_is_found_beside_the_loss_of_all() -> None:
     assert verdict(rows) == "flow 9 loses 15 %, the other 15 lose 1.9 %: one path of several is bad"
 
 
+def test_a_path_that_loses_by_chance_is_all_its_flows() -> None:
+    losses = {1: 3, 3: 7, 5: 5, 6: 7, 7: 4, 8: 3, 10: 10, 12: 3, 13: 4, 15: 6}
+    rows = [replace(row, lost=losses.get(row.flow, 0)) for row in flows(16, sent=20)]
+    assert marked(rows) == dict.fromkeys(losses, LOSS)
+    assert verdict(rows) == (
+        "flows 1, 3, 5-8, 10, 12, 13, 15 lose 15 % to 50 %, the other 6 lose nothing: "
+        "some paths of several are bad"
+    )
+
+
 def test_all_dead() -> None:
     rows = [dead(row) for row in flows(4)]
     assert verdict(rows) == "no flow gets any reply"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,14 +16,16 @@ import pytest
 from probe.clock import MILLISECOND, SECOND
 from probe.engine.channel import FAR
 from probe.engine.samples import ABSENT, CLOSED, ERROR, HIDDEN, LOCAL, REFUSED, SENT, SKIPPED
-from probe.errors import UsageError
+from probe.errors import SocketError, UsageError
 from probe.flow_table import LOSS, SLOW
 from probe.ping import Counted, PingOptions, ping
 from probe.ping_lines import JsonLines, TextLines
 from probe.ping_report import Cuts, points, text
 from probe.ping_table import LiveTable, flow_rows, flows_text
 from probe.ping_view import OUTCOMES, STAMPS, News
+from probe.sockets import datagram
 from probe.sockets.memory import Fate
+from probe.sockets.opening import SocketOptions
 from probe.target_settings import Target
 from probe.units import Duration
 from tests.unit.probe.engine.driving import Driver
@@ -117,6 +120,46 @@ def test_what_cannot_be_done_is_said_in_the_command_lines_words(options: PingOpt
         ping(options, out=io.StringIO())
 
 
+def test_flows_that_get_no_socket_are_said_and_the_others_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = datagram.open_datagram
+    calls = iter(range(100))
+
+    def scarce(options: SocketOptions, *, kept: int) -> datagram.DatagramSocket:
+        if next(calls) in (1, 3):
+            raise SocketError("there are no more")
+        return opened(options, kept=kept)
+
+    monkeypatch.setattr(datagram, "open_datagram", scarce)
+    monkeypatch.setattr("probe.ping.drop_privileges", lambda: None)
+    monkeypatch.setattr("probe.ping.signal.signal", lambda *_: None)
+    port = unused_port()
+    target = changed(kind="stamp", address="127.0.0.1", port=port, size=84, flows=4)
+    out = io.StringIO()
+    assert ping(PingOptions(target, count=2, timeout=TIMEOUT), out=out) == 1  # nobody answers there
+    assert capsys.readouterr().err.count("not every flow can be measured: there are no more") == 1
+    rows = [line.split() for line in out.getvalue().splitlines() if line.startswith("   ")]
+    table = {row[0]: row[1:4] for row in rows if row[0].isdecimal() and len(row) > 6}
+    assert [table[flow][1:] for flow in ("0", "2")] == [["2", "2"]] * 2
+    assert [table[flow] for flow in ("1", "3")] == [["-", "0", "0"]] * 2
+    assert out.getvalue().rstrip().endswith("flows 1, 3 could not be measured")
+    monkeypatch.setattr(datagram, "open_datagram", lambda *_, **__: scarce_at_all())
+    with pytest.raises(SocketError, match="nothing left"):
+        ping(PingOptions(target, count=2, timeout=TIMEOUT), out=out)
+
+
+def scarce_at_all() -> datagram.DatagramSocket:
+    raise SocketError("nothing left")
+
+
+def unused_port() -> int:
+    """Of UDP on this host."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
 # -- lines ---------------------------------------------------------------------------------------------------
 
 
@@ -126,6 +169,7 @@ def news(
     state: int = SENT,
     delays: tuple[int, int] = (ABSENT, ABSENT),
     flows: Sequence[int] = (),
+    unfollowed: bool = False,
     again: bool = False,
     refusal: int = 0,
 ) -> News:
@@ -141,6 +185,7 @@ def news(
         np.full(count, state, np.uint8),
         np.full(count, delays[0]),
         np.full(count, delays[1]),
+        np.full(count, unfollowed),
         again,
         refusal,
     )
@@ -219,6 +264,10 @@ def test_a_reflectors_delays_are_shown_where_there_are_any() -> None:
     (probe,) = as_json(news(("received", 3_010_000)), target)
     assert "forward_ns" not in probe
     assert "backward_ns" not in probe
+    assert "unfollowed" not in probe
+    told = news(("received", 3_010_000), unfollowed=True)
+    assert as_text(told, target)[0].endswith("seq=0 rtt=3.01 ms  (no follow-up)")
+    assert as_json(told, target)[0]["unfollowed"] is True
 
 
 def test_the_stamps_origin_is_told() -> None:
@@ -367,7 +416,7 @@ def test_a_reflectors_summary_has_both_ways_and_how_far_they_may_be_off() -> Non
     assert "one-way delays: clock error at most 42.0 ms" in said
     assert "lost: 2 on the way there, 1 back" in said
     # That of the reply before the one that was lost on its way back, and the last one's.
-    assert "the reflector's send call is in 2 of these RTTs" in said
+    assert "no RTT is taken of 2 replies, as the reflector did not tell" in said
     assert "unused" not in said
 
 

@@ -36,6 +36,7 @@ class Line:
     state: int
     forward: int
     backward: int
+    unfollowed: bool
 
 
 def watch(driver: Driver | StampDriver, length: int, *, interval: int = 10 * MILLISECOND) -> list[Line]:
@@ -48,16 +49,9 @@ def watch(driver: Driver | StampDriver, length: int, *, interval: int = 10 * MIL
         for news in view.update(now):
             names = [OUTCOMES[code] for code in news.outcome.tolist()]
             stamps = [STAMPS[code] for code in news.stamp.tolist()]
-            columns = (
-                news.flow,
-                news.seq,
-                news.sent - start,
-                news.rtt,
-                news.state,
-                news.forward,
-                news.backward,
-            )
-            numbers = zip(*(column.tolist() for column in columns), strict=True)
+            told = (news.flow, news.seq, news.sent - start, news.rtt, news.state)
+            more = (news.forward, news.backward, news.unfollowed)
+            numbers = zip(*(column.tolist() for column in told + more), strict=True)
             at = driver.clock.mono() - start
             for name, stamp, row in zip(names, stamps, numbers, strict=True):
                 lines.append(Line(name, stamp, at, *row))
@@ -240,11 +234,12 @@ def test_a_reflectors_own_time_is_in_no_rtt_and_the_delays_are_told() -> None:
     assert abs(lines[-1].rtt - course.there - course.back - course.kernel) <= 2
     # They were told when the next reply said so: that is an interval later.
     assert max(line.at - line.sent for line in lines[:-1]) <= 40 * MILLISECOND
+    assert [line.unfollowed for line in lines] == [False] * (len(lines) - 1) + [True]
 
 
-def test_nobody_waits_for_a_follow_up_that_comes_a_second_later() -> None:
+def test_nobody_waits_for_a_follow_up_that_comes_seconds_later() -> None:
     driver = StampDriver()
-    lines = watch(driver, 500 * MILLISECOND, interval=SECOND)
+    lines = watch(driver, 500 * MILLISECOND, interval=2 * SECOND)
     course = Course()
     assert max(line.at - line.sent for line in lines) <= course.there + course.back + 12 * MILLISECOND
 
@@ -254,7 +249,8 @@ def test_a_reflector_that_tells_nothing_more_is_waited_for_only_so_long() -> Non
     driver.reflector.follow_up = False
     lines = watch(driver, 600 * MILLISECOND)
     assert outcomes(lines) == [(n, "received") for n in range(len(lines))]
-    assert max(line.at - line.sent for line in lines) <= 280 * MILLISECOND
+    assert max(line.at - line.sent for line in lines) <= 50 * MILLISECOND  # two more replies
+    assert {line.unfollowed for line in lines} == {True}
     assert {abs(line.rtt - Course().there - Course().back - Course().kernel) <= 2 for line in lines} == {True}
 
 
