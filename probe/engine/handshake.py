@@ -40,8 +40,8 @@ Mask = NDArray[np.bool_]
 
 _KIND = tcp.SYN | tcp.RST | tcp.ACK  # the flags that say what an answer is; the others are passed over
 _OPEN, _CLOSED, _UNFORGOTTEN = tcp.SYN | tcp.ACK, tcp.RST | tcp.ACK, tcp.ACK
-_SETTLED = 500  # of acknowledgements of earlier probes, as many of a block are looked into
 _ANSWER = SECOND  # ns: a probe this old is not what a target answers now
+_RECENT = 1 << 15  # ... and of those that are not, as many are looked at
 
 
 class PortedSocket(ProbeSocket, Protocol):
@@ -49,7 +49,7 @@ class PortedSocket(ProbeSocket, Protocol):
 
     @property
     def ports(self) -> Sequence[int]:
-        """Of each lane."""
+        """All of them."""
 
     def refresh(self) -> None:
         """Bring `pseudo_sums` up to date, where routes or addresses have changed."""
@@ -146,9 +146,10 @@ class Handshake:
         stamps = to_mono(replies.stamp)
         answers = good & ((kind == _OPEN) | (kind == _CLOSED))
         if not answers.all():
-            late = np.flatnonzero(good & (kind == _UNFORGOTTEN))[:_SETTLED]
-            numbers[late] = [self._after(int(numbers[i]), int(stamps[i]) or now) for i in late.tolist()]
-            answers[late] = numbers[late] >= 0
+            late = np.flatnonzero(good & (kind == _UNFORGOTTEN))
+            if len(late):
+                numbers[late] = self._later(numbers[late], np.where(stamps[late], stamps[late], now))
+                answers[late] = numbers[late] >= 0
             self._counters.foreign += int((~answers).sum())
             numbers, stamps, kind = numbers[answers], stamps[answers], kind[answers]
         refused = kind == _CLOSED
@@ -167,24 +168,30 @@ class Handshake:
         rows = ledger.row(np.where(held, numbers, max(0, ledger.head - 1)))
         return numbers, rows, held & (self._sequence[rows] == sequences)
 
-    def _after(self, number: int, arrived: int) -> int:
-        """The probe that a target answers which has not forgotten probe `number` of the same ports.
+    def _later(self, numbers: Indices, arrived: Indices) -> Indices:
+        """The probes that targets answer which have not forgotten these earlier ones, of the same ports each.
 
-        It answers SYNs as they come, so it is a later one, sent shortly before (`arrived`: monotonic ns). -1
-        where several of them have no answer yet: then it cannot be told.
+        They answer SYNs as they come, so each is one sent shortly before (`arrived`: monotonic ns). -1 where
+        there is none, or several have no answer yet: then it cannot be told.
         """
         ledger = self._ledger
-        row = ledger.row(number)
-        later = np.arange(number + 1, ledger.head)
-        rows = ledger.row(later)
-        sent = ledger.sent[rows]
-        asked = (self._flow[rows] == self._flow[row]) & (self._from[rows] == self._from[row])
-        asked &= ((ledger.state[rows] & SENT) != 0) & (sent <= arrived) & (sent > arrived - _ANSWER)
-        open_ends = later[asked & (ledger.rx[rows] == 0)]
-        if len(open_ends) == 1:
-            return int(open_ends[0])
-        # Without any it is the answer to the last one, once more.
-        return int(later[asked][-1]) if asked.any() and not len(open_ends) else -1
+        recent = np.arange(max(0, ledger.planned - ledger.size, ledger.head - _RECENT), ledger.head)
+        rows = ledger.row(recent)
+        young = ((ledger.state[rows] & SENT) != 0) & (ledger.sent[rows] > arrived.min() - _ANSWER)
+        recent, rows = recent[young], rows[young]
+        sent, unanswered = ledger.sent[rows], ledger.rx[rows] == 0
+        ports = self._flow[rows].astype(np.int64) << 16 | self._from[rows]
+        before = ledger.row(numbers)
+        same = self._flow[before].astype(np.int64) << 16 | self._from[before]
+        found = np.full(len(numbers), -1)
+        for n, (number, port, then) in enumerate(zip(numbers, same, arrived, strict=True)):
+            asked = (ports == port) & (recent > number) & (sent <= then) & (sent > then - _ANSWER)
+            open_ends = recent[asked & unanswered]
+            if len(open_ends) == 1:
+                found[n] = open_ends[0]
+            elif not len(open_ends) and asked.any():
+                found[n] = recent[asked][-1]  # the answer to the last one, once more
+        return found
 
     def failed(self, error: QuotedError) -> None:
         """See `Dialect`."""

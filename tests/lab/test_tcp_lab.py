@@ -31,6 +31,7 @@ from tests.lab.handshaking import (
 )
 from tests.lab.link import Chance, Constant, Duplicate, Every, Impairments
 from tests.lab.netlab import Lab, Namespace
+from tests.lab.running import AS_NOBODY
 from tests.system.commands import coloprobe, wait_for
 
 Pair = tuple[Namespace, Namespace]
@@ -484,6 +485,16 @@ def test_flows_of_a_ping_have_a_port_each_and_keep_it(pair: Pair, version: int) 
             if packet.outgoing and packet.data[6] == tcp.PROTOCOL and packet.data[53] == SYN
         }
         assert len(labels) == len({label[1:] for label in labels}) == 4
+
+
+def test_without_privilege_the_way_out_is_named(pair: Pair) -> None:
+    near, far = pair
+    ping = coloprobe("ping", f"tcp://{far.ipv4}:{SHUT}", "-c", "1")
+    done = near.run([*AS_NOBODY, *ping], check=False)
+    assert done.returncode == 1
+    assert "CAP_NET_RAW" in done.stderr
+    assert "kind connect, which needs no privilege" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 STATEFUL = """

@@ -360,6 +360,19 @@ def test_an_answer_after_its_window_is_late_and_one_after_its_row_foreign() -> N
     assert totals["received"] == totals["sent"] - 2
 
 
+def test_a_flood_of_them_is_counted_and_hides_no_answer() -> None:
+    driver = Driver(always(SYN | ACK), capacity=100_000, interval=MILLISECOND)
+    driver.run(3 * SECOND)
+    flood = [answer(driver.socket.sent[0], ACK)] * 5000
+    driver.socket.deliver(*[(driver.clock.mono_ns, each) for each in flood])
+    driver.run(SECOND)
+    driver.finish()
+    totals = driver.totals()
+    assert totals["received"] == totals["sent"] > 3900
+    # Nothing is open at that moment but what just left: they are the last probe's copies, or foreign.
+    assert totals["duplicates"] + driver.foreign >= 255
+
+
 def unreachable(syn: bytes, local: bool = False) -> QuotedError:
     return QuotedError(3, 3, local, syn)
 
