@@ -140,6 +140,8 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     for reason in reasons:
         print(f"not every flow can be measured: {reason}", file=sys.stderr)
     flows = _Flows(target, channels)
+    if flows.note:
+        print(flows.note, file=sys.stderr)
     view = View(channels, target.flows, options.timeout, int(target.interval))
     display = _display(options, address, measurement, flows, out)
     if not options.as_json:
@@ -251,7 +253,8 @@ def _headline(target: Target, address: Address, channel: Channel) -> str:
 class _Flows:
     """What tells the packets of a target's flows apart.
 
-    heading: what `identities` are. opened: flows that have a socket.
+    heading: what `identities` are. opened: flows that have a socket. note: why they may share a path, or a
+    flow have several; empty: they do not.
     """
 
     def __init__(self, target: Target, channels: Sequence[Channel]) -> None:
@@ -268,6 +271,15 @@ class _Flows:
                     self.heading = "ICMP id"
                     raw = channel.socket.raw
                     named[flow.index] = str((channel.base_id + position) & 0xFFFF) if raw else "one for all"
+        self.note = ""
+        if target.flows > 1 and "one for all" in named.values():
+            self.note = "without CAP_NET_RAW, ICMP flows over IPv4 do not differ: they take one path"
+        elif target.flows > 1 and any("+" in ports for ports in named.values()):
+            # See `probe.engine.source_ports`.
+            self.note = (
+                "TCP flows as fast as this take several source ports in turn, and so perhaps several paths; "
+                "a flow keeps one where its probes are 350 ms or more apart (-i) and no burst"
+            )
         self.identities = [named.get(flow, "-") for flow in range(target.flows)]
         self.opened = frozenset(named)
 

@@ -233,6 +233,18 @@ def test_each_icmp_flow_has_an_identifier_of_its_own(pair: Pair) -> None:
     assert len(ids) == 4
 
 
+def test_it_says_where_flows_may_not_keep_a_path_each(pair: Pair) -> None:
+    near, far = pair
+    flows = ("--flows", "2", "-c", "2", *LATE)
+    unprivileged = coloprobe_ping(near, far.ipv4, *flows, wrapper=AS_NOBODY)
+    assert "ICMP flows over IPv4 do not differ" in unprivileged.stderr
+    assert coloprobe_ping(near, far.ipv4, *flows).stderr == ""
+    fast = coloprobe_ping(near, url("tcp", far, 4, CLOSED), *flows)
+    assert "take several source ports in turn" in fast.stderr
+    slow = coloprobe_ping(near, url("tcp", far, 4, CLOSED), *flows, interval="350ms")
+    assert slow.stderr == ""
+
+
 def test_a_reason_for_one_flow_is_told(pair: Pair, tmp_path: Path) -> None:
     """Every fourth packet is refused: as the flows take turns, they are all of one flow."""
     near, far = pair
