@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from probe import __version__
+from probe.bindings import keep_bindings
 from probe.clock import SECOND, Clock, SystemClock
 from probe.engine.engine import Notice
 from probe.engine.samples import Cut
@@ -152,8 +153,8 @@ class Agent:
 
     def _tell_unmeasured(self, measurement: Measurement) -> None:
         for missing in measurement.unmeasured:
-            log.warning("target %s is not measured: %s", missing.target.name, missing.reason)
-            self._event("unreachable", f"not measured: {missing.reason}", {"target": missing.target.name})
+            log.warning("target %s is not measured: %s", missing.target.name, missing)
+            self._event("unreachable", f"not measured: {missing}", {"target": missing.target.name})
         for text in measurement.ways():
             self._event("host", text, {})
 
@@ -176,14 +177,15 @@ class Agent:
         if self.spool.set_aside:
             names = ", ".join(path.name for path in self.spool.set_aside)
             self._event("agent", f"the spool was damaged and was set aside as {names}", {})
-        ways = follow(lambda: self._runs[-1].measurement, self._clock, self._on_notice, self._replace)
+        watched = (lambda: self._runs[-1].measurement, self._clock, self._on_notice, self._replace)
         tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
                 ("uplink", self.uplink.run()),
                 ("windows", self._consume()),
                 ("names", keep_names(lambda: self._runs[-1].measurement, self._moved, self._replace)),
-                ("ways", ways),
+                ("ways", follow(*watched)),
+                ("bindings", keep_bindings(*watched)),
                 ("reload", self._reload_loop()),
             )
         ]

@@ -9,6 +9,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from probe.bindings import Binding, Standing, binding_of, stand
 from probe.clock import SECOND, Clock
 from probe.engine.channel import Channel
 from probe.engine.engine import DRAIN_EVERY, Engine, Notice
@@ -41,6 +42,10 @@ class Unmeasured:
     target: Target
     reason: str
     unresolved: bool = False  # its name has no address yet: to be tried again
+    awaited: bool = False  # its source or interface is not there: measured once it is
+
+    def __str__(self) -> str:
+        return self.reason + ("; it is measured as soon as that is there" if self.awaited else "")
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Measurement:
     targets: list[tuple[int, int]]  # of each: its first flow, and how many it has
     unmeasured: list[Unmeasured]
     addresses: Mapping[Asked, Address] = field(default_factory=dict)  # of every host that is measured
+    bindings: Mapping[Binding, Standing] = field(default_factory=dict)  # when the sockets were opened
     follower: Follower | None = None  # where whole frames are sent, or would be
     tags: list[Mapping[str, str]] = field(init=False)  # per flow
     series: list[str] = field(init=False)  # per flow: measurement and tags of its `probe` line
@@ -156,9 +162,10 @@ def build(
             address = earlier
         addresses[asked] = address
         members.append((target, address))
+    bindings = stand(members)
     shared = open_groups(streams_of(members), settings, clock)
-    unmeasured += [Unmeasured(target, reason) for target, reason in shared.problems]
     measured = _measured(members, shared.groups)
+    unmeasured += _unopened(members, shared.problems, bindings, measured)
     flows = sum(target.flows for target in measured.values())
     first = dict(zip(measured, accumulate((t.flows for t in measured.values()), initial=0), strict=False))
     rng = np.random.default_rng()
@@ -188,6 +195,7 @@ def build(
         [(first[t.name], t.flows) for t in measured.values()],
         unmeasured,
         addresses,
+        bindings,
         shared.follower,
     )
     measurement.know()
@@ -198,6 +206,28 @@ def _measured(members: Sequence[tuple[Target, Address]], groups: Sequence[Group]
     """The targets, in their order, of which at least one flow has a socket."""
     served = {stream.target.name for group in groups for stream in group.streams}
     return {target.name: target for target, _ in members if target.name in served}
+
+
+def _unopened(
+    members: Sequence[tuple[Target, Address]],
+    problems: Sequence[tuple[Target, str]],
+    bindings: Mapping[Binding, Standing],
+    measured: Mapping[str, Target],
+) -> list[Unmeasured]:
+    """Every target that has a problem, once, however many of its flows have it."""
+    reasons: dict[str, list[str]] = {}
+    for target, reason in problems:
+        reasons.setdefault(target.name, []).append(reason)
+    found = []
+    for target, address in members:
+        if target.name not in reasons:
+            continue
+        reason = "; ".join(dict.fromkeys(reasons[target.name]))
+        if target.name in measured:
+            reason = f"not all of its {target.flows} flows: {reason}"
+        binding = binding_of(target, address)
+        found.append(Unmeasured(target, reason, awaited=binding is not None and not bindings[binding]))
+    return found
 
 
 def _channel(
