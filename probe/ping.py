@@ -138,7 +138,7 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
     if not channels:
         raise SocketError("; ".join(reasons))
     for reason in reasons:
-        print(f"not every flow can be measured: {reason}", file=sys.stderr)
+        print(f"{target.name}: {reason}", file=sys.stderr)
     flows = _Flows(target, channels)
     if flows.note:
         print(flows.note, file=sys.stderr)
@@ -161,8 +161,8 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
         engine.finish(time.sleep)
         for news in view.update(FAR):
             display.show(news)
-    finally:
         display.end()
+    finally:
         measurement.close()
     summaries = cuts.summaries(options.timeout)
     whole = target.flows if target.flows > 1 else 0
@@ -205,9 +205,11 @@ def _address(options: PingOptions) -> Address:
 def _settings(options: PingOptions, address: Address) -> AgentSettings:
     """Those of an agent with this one target."""
     error = options.clock_error
+    scope = int.from_bytes(address.sockaddr[24:28], sys.byteorder)
+    literal = f"{address.text}%{scope}" if scope and "%" not in address.text else address.text
     return AgentSettings(
         agent=AgentTable(id="ping"),
-        target=(msgspec.structs.replace(options.target, address=address.text),),
+        target=(msgspec.structs.replace(options.target, address=literal),),
         window=WindowTable(length=_WINDOW, timeout=Duration(options.timeout)),
         engine=EngineTable(tick=Duration(MILLISECOND)),
         host=HostTable(clock_error=None if error is None else Duration(error)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import TextIO
 
 import numpy as np
@@ -102,9 +103,9 @@ class LiveTable(Quiet):
     def _draw(self) -> None:
         columns, height = self._size()
         rows = self.rows()
-        # One line is the verdict's, and one the cursor's.
-        lines = table(rows, self._heading, height=max(height - 4, 1), width=columns - 1)
-        lines.append(verdict(rows)[: columns - 1])
+        said = wrap(verdict(rows), max(columns - 1, 10))[: max(height // 4, 1)]
+        # Besides, one line is the headings', and one the cursor's.
+        lines = table(rows, self._heading, height=max(height - 3 - len(said), 1), width=columns - 1) + said
         print(self._back() + "\n".join(lines), file=self._out, flush=True)
         self._drawn = len(lines)
 

@@ -273,6 +273,21 @@ def test_a_stall_is_told_with_several_sockets(pair: Pair, tmp_path: Path) -> Non
     assert re.search(r"^this host did not run|stopped|paused", (tmp_path / "err").read_text(), re.MULTILINE)
 
 
+@pytest.mark.parametrize("kind", ["icmp", "stamp", "tcp", "connect"])
+def test_a_link_local_address_is_measured_on_its_interface(lab: Lab, kind: str) -> None:
+    """The other link, which is the first, has the same addresses."""
+    near, _ = lab.pair()
+    far = lab.namespace("far")
+    lab.link(near, far)
+    listing = far.run(["ip", "-6", "-o", "address", "show", "scope", "link"]).stdout
+    address = listing.partition("inet6 ")[2].partition("/")[0]
+    rule = far.rule("accept", matches=("ip6 nexthdr { icmpv6, udp, tcp } ip6 daddr fe80::/10",))
+    port = "" if kind in ("icmp", "stamp") else f":{CLOSED}"
+    pinged = coloprobe_ping(near, f"{kind}://[{address}%veth1]{port}", "-c", "3", *LATE)
+    assert rule.counts().hit >= 3
+    assert pinged.outcomes() == ["error" if kind == "stamp" else "received"] * 3
+
+
 # -- a terminal ----------------------------------------------------------------------------------------------
 
 

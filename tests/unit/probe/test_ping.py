@@ -138,7 +138,7 @@ def test_flows_that_get_no_socket_are_said_and_the_others_measured(
     target = changed(kind="stamp", address="127.0.0.1", port=port, size=84, flows=4)
     out = io.StringIO()
     assert ping(PingOptions(target, count=2, timeout=TIMEOUT), out=out) == 1  # nobody answers there
-    assert capsys.readouterr().err.count("not every flow can be measured: there are no more") == 1
+    assert capsys.readouterr().err.count("there: not all of its 4 flows: there are no more\n") == 1
     rows = [line.split() for line in out.getvalue().splitlines() if line.startswith("   ")]
     table = {row[0]: row[1:4] for row in rows if row[0].isdecimal() and len(row) > 6}
     assert [table[flow][1:] for flow in ("0", "2")] == [["2", "2"]] * 2
@@ -334,6 +334,15 @@ def test_it_fits_a_small_terminal() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) < 12
     assert max(map(len, lines)) < 70
+    display.show(
+        news(*[("received", 1_000_000 * (1 + n % 2)) for n in range(64)] * 3, flows=[*range(64)] * 3)
+    )
+    out.truncate(0)
+    display.tick(SECOND)
+    lines = out.getvalue().splitlines()
+    assert len(lines) < 12
+    assert max(len(line.rpartition("J")[2]) for line in lines) < 70
+    assert "two groups: 32 flows around 1.00 ms" in out.getvalue()
 
 
 # -- the summary ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
+from probe.engine.engine import Engine
 from probe.engine.samples import SENT
 from probe.sockets.memory import Fate, MemorySocket, lossless
 from probe.sockets.packet_socket import Replies, Stamps
@@ -110,3 +111,23 @@ def test_a_stamp_is_not_missed_by_reading_its_queue_too_early() -> None:
     totals = driver.totals()
     assert totals["received"] > 40
     assert totals["unstamped"] == 0
+
+
+@pytest.mark.parametrize("linger", [0, 3 * SECOND])
+def test_a_window_may_be_left_open_longer(linger: int) -> None:
+    """So that what this host held back for seconds is counted where it belongs, and not as late."""
+    driver = Driver(lossless(MILLISECOND))
+    cut_at: list[int] = []
+    engine = Engine(
+        [driver.channel],
+        driver.clock,
+        window=SECOND,
+        timeout=200 * MILLISECOND,
+        tick=2 * MILLISECOND,
+        flows=1,
+        on_cut=lambda cut: cut_at.append(driver.clock.wall() - cut.end_ns),
+        linger=linger,
+    )
+    while not cut_at:
+        driver.clock.advance(max(1, engine.turn() - driver.clock.mono()))
+    assert cut_at[0] - linger in range(450 * MILLISECOND, 460 * MILLISECOND)
