@@ -104,6 +104,7 @@ class ConnectSocket:
     ) -> None:
         """See `ProbeSocket`."""
         self._to[where] = destinations
+        self._refusals.start()
 
     def send(self, start: int, stop: int) -> tuple[int, int]:
         """See `ProbeSocket`. EAGAIN: too many connections are under way."""

@@ -23,14 +23,17 @@ class Refusals:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._thread: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Have the thread ready before the first connection begins; it has its caller's privileges."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="refusals", daemon=True)
+            self._thread.start()
+
     def watch(self, descriptor: int) -> None:
         """From now on, until it had one error, or is closed; what was noted of it earlier is forgotten.
 
         Call it behind connect(2): a socket that does nothing looks as if it had ended.
         """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="refusals", daemon=True)
-            self._thread.start()
         self._seen.pop(descriptor, None)
         # Without a wish: errors and ends are told of anyway, and a connection that is open is neither.
         if descriptor in self._known:

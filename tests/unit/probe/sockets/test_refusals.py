@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
@@ -22,6 +23,8 @@ def noted(refusals: Refusals, descriptor: int) -> int:
 
 def test_each_refusal_is_noted_once_and_an_accepted_connection_never() -> None:
     refusals = Refusals()
+    refusals.start()
+    refusals.start()
     with (
         socket.create_server(("127.0.0.1", 0)) as there,
         socket.socket() as shut,
@@ -44,5 +47,11 @@ def test_each_refusal_is_noted_once_and_an_accepted_connection_never() -> None:
     refusals.close()
 
 
-def test_without_anybody_to_watch_there_is_no_thread_and_it_can_be_closed() -> None:
+def test_its_thread_ends_with_it() -> None:
+    before = threading.active_count()
     Refusals().close()
+    refusals = Refusals()
+    refusals.start()
+    assert threading.active_count() == before + 1
+    refusals.close()
+    assert threading.active_count() == before
