@@ -32,7 +32,7 @@ from probe.sockets.opening import SocketOptions
 from probe.windows.outcomes import judge
 from tests.lab.capture import Capture
 from tests.lab.handshaking import FAMILIES, TIMEOUT, Prober, Segment, address_of, listen, segments
-from tests.lab.link import Chance, Impairments, Uniform
+from tests.lab.link import Chance, Constant, Impairments, Uniform
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.running import AS_NOBODY
 from tests.system.commands import ROOT
@@ -428,6 +428,22 @@ def test_bursts_and_quick_flows_leave_from_other_ports_and_lose_nothing(
     assert len(accepted) == 400
 
 
+@pytest.mark.emulator
+def test_an_answer_behind_the_timeout_is_late(lab: Lab, connector: Opener) -> None:
+    link = lab.emulated(Impairments(Constant(35 * MILLISECOND)), Impairments(Constant(35 * MILLISECOND)))
+    with listen(link.far, 4, OPEN):
+        it = connector(
+            link.near, 4, [(link.far.ipv4, OPEN)], interval=200 * MILLISECOND, timeout=50 * MILLISECOND
+        )
+        it.run(20)
+        it.finish()
+    # The last one's answer is not waited for.
+    assert it.total("sent") == it.total("lost") >= 20
+    assert it.total("late") >= it.total("sent") - 1
+    assert it.total("errors") == it.total("received") == 0
+
+
+@pytest.mark.emulator
 def test_over_a_lossy_slow_link_counts_are_those_of_the_wire(lab: Lab, connector: Opener) -> None:
     delay = Uniform(2 * MILLISECOND, 6 * MILLISECOND)
     link = lab.emulated(Impairments(delay, Chance(0.1)), Impairments(delay, Chance(0.1)), seed=4)
