@@ -30,7 +30,7 @@ from probe.host.clock import clock_state
 from probe.host.process import cpu_ns, give_memory_back, rss_bytes
 from probe.measurement import COUNTERS, Measurement, build
 from probe.naming import keep_names
-from probe.preparing import load_late_imports, own_state_dir
+from probe.preparing import allow_descriptors, load_late_imports, own_state_dir
 from probe.reporting import Reporter
 from probe.service import serve
 from probe.settings import AgentSettings, digest, load_agent, read_secret
@@ -108,6 +108,7 @@ class Agent:
         )
         state = Path(settings.agent.state_dir)
         own_state_dir(state, settings.agent.user, self._file)
+        allow_descriptors()
         run = self._build(settings)
         self._runs.append(run)
         try:
@@ -343,7 +344,7 @@ class Agent:
                 settings = load_agent(self._file)
                 self._same_process(settings)
                 await self._replace(settings)
-            except ColoprobeError as problem:
+            except (ColoprobeError, ImportError) as problem:  # of what can be read without privileges
                 log.error("settings not reloaded, the old ones stay: %s", problem)
                 self._event("agent", f"settings not reloaded: {problem}", {})
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,12 +96,13 @@ def _tcp(members: Sequence[Member]) -> Iterator[Finding]:
 
 def _connect(agent: AgentSettings) -> Finding:
     """What stays unanswered is open for as long as the timeout."""
-    from probe.sockets.connecting import MOST, RESERVED
+    from probe.preparing import most_descriptors
+    from probe.sockets.handles import MOST, RESERVED
 
     part = "TCP connections"
     rate = sum(target.rate for target in agent.target if target.kind == "connect")
     wanted = int(rate * agent.window.timeout.seconds) + 1
-    may = min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED)
+    may = min(MOST, most_descriptors() - RESERVED)
     text = f"{wanted:,} at once where nobody answers"
     if wanted > may:
         remedy = "longer intervals, fewer flows, a shorter window.timeout"

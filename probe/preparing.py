@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -10,12 +11,40 @@ from pathlib import Path
 from probe.errors import SettingsError
 from probe.telemetry.mqtt import load_client
 
+_LATE = ("concurrent.futures.thread", "encodings.idna")  # for asyncio.to_thread, for getaddrinfo
+# Kinds of probe that changed settings may bring: 1.5 MB.
+_KINDS = (
+    *("probe.engine.handshake", "probe.engine.source_ports", "probe.sockets.syn_socket"),
+    *("probe.engine.reflection", "probe.sockets.datagram"),
+    *("probe.engine.connection", "probe.sockets.connecting"),
+)
+_DESCRIPTORS = 65_536
+
 
 def load_late_imports() -> None:
-    """Import what is otherwise imported late: the user that we become may not be able to read it any more."""
-    for name in ("concurrent.futures.thread", "encodings.idna"):  # for asyncio.to_thread, for getaddrinfo
+    """Import what is otherwise imported late: the user that we become may not be able to read it any more,
+    and root without its privileges nothing that belongs to others."""
+    for name in (*_LATE, *(_KINDS if os.geteuid() == 0 else ())):
         import_module(name)
     load_client()
+
+
+def most_descriptors() -> int:
+    """How many files and sockets an agent may have open: as its hard limit allows, and no more than anybody
+    needs."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+
+
+def allow_descriptors() -> None:
+    """Have this process use them.
+
+    The soft limit is 1,024 nearly everywhere, for programs that use select(2): sockets for 64 flows of
+    several classes of service, and the reserved ports of TCP, may be more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < most_descriptors():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_descriptors(), hard))
 
 
 def own_state_dir(state: Path, user: str, file: str) -> None:

@@ -21,7 +21,7 @@ from probe.sockets.opening import SocketOptions, set_path
 
 MOST = 8192  # sockets
 SPARE = -1  # the lane of sockets whose port the kernel chooses, anew for each connection
-_RESERVED = 96  # file descriptors that are left to the rest of the process
+RESERVED = 96  # file descriptors that are left to the rest of the process
 _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_AUTOFLOWLABEL = 70
 _RESET = struct.pack("=ii", 1, 0)  # struct linger: close() sends RST
@@ -73,7 +73,7 @@ class Handles:
         closing: Callable[[Handle], None],
     ) -> None:
         self._options, self._opened, self._closing = options, opened, closing
-        self.limit = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED)  # of descriptors
+        self.limit = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED)  # of descriptors
         self._all: set[Handle] = set()
         self._free: dict[int, list[Handle]] = {SPARE: []}  # by lane
         self._ports: dict[int, int] = {SPARE: 0}  # by lane

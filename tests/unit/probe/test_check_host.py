@@ -92,11 +92,11 @@ def test_what_a_target_is_and_how_often_its_port_is_probed() -> None:
 
 def test_connections_that_nobody_answers_have_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     gateway = {"kind": "connect", "port": 9, "interval": "10ms", "flows": 3}
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
     assert found(gateway)["TCP connections"] == Finding(
         "TCP connections", "ok", "301 at once where nobody answers; 928 are possible"
     )
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
     assert found(gateway)["TCP connections"] == Finding(
         "TCP connections",
         "warning",
