@@ -30,7 +30,7 @@ class Told:
     number: NDArray[np.uint32]  # the reflector's of the reply
     t2: Indices  # when the probe came to the reflector, by its clock
     t3: Indices  # when the reply left, by its clock
-    error: Indices  # how far that clock may be off, ns; ABSENT: it is not synchronised
+    error: Indices  # how far that clock and ours may be off together, ns; ABSENT: not both are synchronised
     follow_number: NDArray[np.uint32]  # of the reply whose T3 follows
     follow: Indices  # ... as its kernel or interface took it; ABSENT: nothing follows
     follows: Mask  # the reflector answered the follow-up TLV: it keeps a session
@@ -56,7 +56,7 @@ class Reflected:
         self._follow = np.zeros(size, np.int64)
         self._numbered = np.zeros(size, np.bool_)  # the reflector showed that this number is its own
         self._numbering = Numbering(flows)
-        # How far this host's clock may be off, ns; None: it is not synchronised.
+        # How far this host's clock may be off now, ns; None: it is not synchronised.
         self.own_error: Callable[[], int | None] = lambda: None
 
     def answered(
@@ -136,14 +136,13 @@ class Reflected:
         """One-way delays there and back, and how far they may be off, of those `at` that were answered."""
         count = len(samples.flow)
         forward, backward, error = (np.full(count, ABSENT, np.int64) for _ in range(3))
-        own = self.own_error()
-        if own is not None:
-            theirs = self._error[rows[at]]
+        known = self._error[rows[at]] != ABSENT
+        if known.any():
             stamped = (samples.tx[at] != 0) & ~samples.unstamped[at] & (samples.rx[at] >= samples.tx[at])
-            sure = at[stamped & (theirs != ABSENT) & (t3[at] != ABSENT)]
+            sure = at[stamped & known & (t3[at] != ABSENT)]
             forward[sure] = self._t2[rows[sure]] - samples.tx[sure]
             backward[sure] = samples.rx[sure] - t3[sure]
-            error[sure] = self._error[rows[sure]] + own
+            error[sure] = self._error[rows[sure]]
         return forward, backward, error
 
     def _followed(self, chain: Successions, rows: Indices) -> Indices:

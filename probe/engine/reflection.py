@@ -39,7 +39,7 @@ def reflection(clock: Clock, own_error: Callable[[], int | None], key: bytes = b
     Args:
         clock: tells at which wall time a probe is due.
         own_error: how far this host's clock may be off, ns; None: it is not synchronised. Asked at every plan
-            and cut.
+            and with every block of replies: what it says of a later time says nothing of them.
         key: of authenticated mode (RFC 8762, section 4.4); empty: unauthenticated.
     """
     return lambda desk: Reflection(desk, clock, own_error, key)
@@ -187,7 +187,7 @@ class Reflection:
             number=view["seq"].astype(np.uint32),
             t2=t2,
             t3=t3,
-            error=_errors(errors),
+            error=_errors(errors, self._own_error()),
             follow_number=follow_number,
             follow=np.where(raw != 0, later, ABSENT),
             follows=follows,
@@ -268,11 +268,14 @@ def _endpoint(address: bytes) -> bytes:
     return address[:8]
 
 
-def _errors(estimates: NDArray[np.uint16]) -> Indices:
-    """How far the reflectors' clocks may be off, ns; ABSENT: not synchronised."""
+def _errors(estimates: NDArray[np.uint16], own: int | None) -> Indices:
+    """How far the reflectors' clocks and our own (`own`) may be off together, ns; ABSENT: one of them is not
+    synchronised."""
     shape, one = estimates.shape, estimates[:1]
+    if own is None:
+        return np.broadcast_to(np.int64(ABSENT), shape)
     if (estimates == one).all():  # as long as one reflector answers
         estimates = one
-    errors = timestamps.errors_of(estimates)
+    errors = timestamps.errors_of(estimates) + own
     errors[~timestamps.synchronised_of(estimates)] = ABSENT
     return np.broadcast_to(errors, shape)

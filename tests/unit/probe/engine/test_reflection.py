@@ -100,6 +100,26 @@ def test_without_two_synchronised_clocks_there_are_no_one_way_delays(own: int | 
     assert (said.dwell >= DWELL).all()
 
 
+def test_a_clock_that_was_not_synchronised_when_replies_came_is_none_for_them_later() -> None:
+    """Set right by three seconds and synchronised before the window of these replies was closed."""
+    driver = StampDriver(own_error=None)
+    driver.reflector.offset = 3 * SECOND
+    driver.run(990 * MILLISECOND)
+    driver.clock.step(3 * SECOND)
+    driver.reflector.offset = 0
+    driver.own_error = OWN_ERROR
+    driver.run(2 * SECOND)
+    driver.finish()
+    before, after = driver.said(0), driver.said(-1)
+    (samples,) = driver.cuts[0].samples
+    assert (samples.rx != 0).sum() > 90
+    told = before.forward[: samples.inside] != ABSENT
+    # What had not been read yet is read by the clock as it is now, which was set right.
+    assert not told[:60].any()
+    assert (before.forward[: samples.inside][told] == THERE).all()
+    assert (after.forward[driver.cuts[-1].samples[0].rx != 0] == THERE).all()
+
+
 def test_our_own_estimate_says_whether_our_clock_is_synchronised() -> None:
     for own, bit in ((OWN_ERROR, 1), (None, 0)):
         driver = ended(StampDriver(own_error=own))
