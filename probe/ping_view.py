@@ -27,12 +27,12 @@ STAMPS = ("user", "kernel", "hw")
 
 _SPARE = 20 * MILLISECOND  # beyond the timeout, for a reply that is still in the kernel's queue
 HELD_BACK = 3 * SECOND + 200 * MILLISECOND  # the kernel looks for a neighbour for three seconds
-# A reflector's TX stamp comes with its next reply, or the one after that. Where that is soon, a probe is not
+# A reflector's TX stamp comes with its next reply, or one behind that. Where that is soon, a probe is not
 # told of before: else what is told of each would not be what is in the summary.
 _SOON = SECOND
 _FOLLOW_UP = 250 * MILLISECOND  # beyond the interval
 _BEHIND = 8  # probes behind its own whose replies are searched for it
-_ENOUGH = 2  # ... until so many have come
+_ENOUGH = 4  # ... until so many have come
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ def test_a_reflector_that_tells_nothing_more_is_waited_for_only_so_long() -> Non
     driver.reflector.follow_up = False
     lines = watch(driver, 600 * MILLISECOND)
     assert outcomes(lines) == [(n, "received") for n in range(len(lines))]
-    assert max(line.at - line.sent for line in lines) <= 50 * MILLISECOND  # two more replies
+    assert max(line.at - line.sent for line in lines) <= 70 * MILLISECOND  # four more replies
     assert {line.unfollowed for line in lines} == {True}
     assert {abs(line.rtt - Course().there - Course().back - Course().kernel) <= 2 for line in lines} == {True}
 
