@@ -1,4 +1,4 @@
-"""A running measurement in, the same one with its targets' names asked for again out: what moved is an event."""
+"""A running measurement in, the same with its targets' names asked for again out: what moved is an event."""
 
 from __future__ import annotations
 

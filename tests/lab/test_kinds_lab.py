@@ -1,4 +1,4 @@
-"""One agent with five hundred targets of every kind, IPv4 and IPv6, held against the packet filter's counts."""
+"""One agent with 500 targets of every kind, IPv4 and IPv6, held against the packet filter's counts."""
 
 from __future__ import annotations
 
