@@ -79,9 +79,7 @@ def settings(version_of: dict[str, int]) -> str:
 def listening(far: Namespace) -> Iterator[Counter[int]]:
     """Somebody accepts on both ports; how many connections, by port, stands in the counter afterwards."""
     accepted: Counter[int] = Counter()
-    child = far.popen(
-        [sys.executable, "-c", _LISTENING], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    child = far.popen([sys.executable, "-c", _LISTENING], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     try:
