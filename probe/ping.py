@@ -43,7 +43,7 @@ from probe.units import Duration
 
 _WINDOW = Duration(10 * SECOND)
 _DRAIN_EVERY = 10 * MILLISECOND
-_LOOK_EVERY = 5 * MILLISECOND
+_LOOK_EVERY = 10 * MILLISECOND
 
 
 @dataclass(frozen=True)
