@@ -7,7 +7,8 @@ the address that it probes and its SSID (RFC 8972, section 3).
 A reply is never longer than its request. Nobody gets one who cannot have sent the request: packets from
 multicast, broadcast and unspecified addresses; packets to multicast and broadcast addresses, which one sender
 could have many answer; and packets from a reflector's port, or two reflectors would answer each other for
-ever.
+ever. Where they listen on other ports, or an echo service answers, a reply of ours comes back as a request,
+with a time of ours in the place of the sender's timestamp: that gets none either.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from probe.packets.timestamps import to_ntp
 from probe.packets.tlvs import answer_tlvs, seal_tlvs
 
 AGE = 900_000_000_000  # ns without a packet after which a session has ended (TWAMP's REFWAIT, RFC 5357)
+_AROUND = 60  # s; a time of ours in a packet that came is no older
 _OLD_STAMPS = 64  # stamps of replies that a session keeps for its next replies
 
 # Why a packet got no reply; the names of the counters.
@@ -33,6 +35,7 @@ FORGED = "not authentic"
 SOURCE = "from an address that nobody has"
 DESTINATION = "to broadcast or multicast"
 LOOP = "from a reflector's port"
+RETURNED = "a reply come back"
 LIMITED = "over the rate limit"
 
 _OPEN = struct.Struct(">IQHHQ12s2s2xB3x")
@@ -119,6 +122,7 @@ class Reflection:
     def __post_init__(self) -> None:
         self._base = stamp.SEALED if self.key else stamp.OPEN
         self._t3 = 16 if self.key else 4
+        self._echoed = slice(64, 68) if self.key else slice(28, 32)  # of a reply: seconds of the sender's T1
 
     def prepare(self, packet: memoryview, arrival: Arrival, now: int) -> tuple[Session, int] | None:
         """Turn a request into its reply, in place, all but the time at which it leaves: `finish` writes that.
@@ -167,6 +171,8 @@ class Reflection:
             return SOURCE
         if arrival.port in (self.port, stamp.PORT):
             return LOOP
+        if self._returned(packet, arrival.received):
+            return RETURNED
         # Before the limit: who forges packets must not use up what the owner of the address may send.
         if self.key and not hmac.compare_digest(
             packet[stamp.SIGNED : stamp.SEALED], stamp.mac(self.key, packet[: stamp.SIGNED])
@@ -175,6 +181,12 @@ class Reflection:
         if not self.limit.allows(arrival.source, now):
             return LIMITED
         return ""
+
+    def _returned(self, packet: memoryview, received: int) -> bool:
+        """Whether it answers a reply of ours: where that has our T3, a request has zeros, or a TWAMP sender's
+        padding (RFC 8762, section 4.6), whose bytes look like our clock once in 2^25 packets."""
+        seconds = int.from_bytes(packet[self._echoed], "big")
+        return seconds != 0 and abs(seconds - (to_ntp(received) >> 32)) <= _AROUND
 
 
 def _nobodys(address: bytes) -> bool:

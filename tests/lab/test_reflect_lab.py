@@ -205,8 +205,8 @@ class Spoofer:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._where = near.interface, 0x0800, 0, 0, mac
 
-    def send(self, source: str, destination: str, port: int, payload: bytes) -> None:
-        udp = struct.pack(">HHHH", port, PORT, 8 + len(payload), 0) + payload
+    def send(self, source: str, destination: str, port: int, payload: bytes, to: int = PORT) -> None:
+        udp = struct.pack(">HHHH", port, to, 8 + len(payload), 0) + payload
         addresses = socket.inet_aton(source) + socket.inet_aton(destination)
         head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
         head = head[:10] + internet_checksum(head).to_bytes(2, "big") + head[12:]
@@ -275,6 +275,24 @@ def test_two_reflectors_do_not_keep_each_other_busy(pair: Pair, tmp_path: Path) 
     assert len(split(capture)[1]) == 1
     assert one.ended() == {"replies": 1, "packets": 2, "sessions": 1, "from a reflector's port": 1}
     assert other.ended() == {"replies": 0, "packets": 0, "sessions": 0}
+
+
+def test_two_reflectors_on_other_ports_do_not_either(pair: Pair, tmp_path: Path) -> None:
+    """Neither can know the other's port; a reply tells by the time in it that it came from here."""
+    near, far = pair
+    (tmp_path / "near").mkdir()
+    with (
+        Reflecting(far, tmp_path, "--bind", ":8620") as one,
+        Reflecting(near, tmp_path / "near", "--bind", ":8621") as other,
+        closing(Spoofer(near, far)) as spoofer,
+    ):
+        spoofer.send(near.ipv4, far.ipv4, 8621, request(1), to=8620)
+        with sender(near, far.ipv4, 8620) as asking:
+            for n in range(50):  # a packet that goes round and round would come between many times
+                ask(asking, request(n))
+    # The forged packet, and the reply to its reply.
+    assert one.ended() == {"replies": 51, "packets": 52, "sessions": 2, "a reply come back": 1}
+    assert other.ended() == {"replies": 1, "packets": 1, "sessions": 1}
 
 
 def test_a_flood_gets_as_many_replies_as_are_allowed(pair: Pair, tmp_path: Path) -> None:

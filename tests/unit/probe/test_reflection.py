@@ -21,6 +21,7 @@ from probe.reflection import (
     LIMITED,
     LONG,
     LOOP,
+    RETURNED,
     SHORT,
     SOURCE,
     Reflection,
@@ -208,6 +209,29 @@ def test_a_reflectors_reply_is_no_request_of_another() -> None:
     reply = answer(one, PLAIN)
     assert reply is not None
     assert answer(other, reply, arrival("192.0.2.1", 8620)) is None
+
+
+@pytest.mark.parametrize("key", [b"", KEY], ids=["open", "sealed"])
+def test_a_packet_that_goes_round_between_two_reflectors_does_so_once(key: bytes) -> None:
+    """Each believes the other to be a sender, on a port that it does not know; their clocks differ."""
+    one, other = rules(key), rules(key)
+    packet = answer(one, SEALED if key else TLVS)
+    assert packet is not None
+    packet = answer(other, packet, arrival(port=8621, received=RECEIVED + 3600 * SECOND))
+    assert packet is not None
+    later = arrival(port=8622, received=RECEIVED + 30 * SECOND)
+    assert answer(one, packet, later) is None
+    assert dict(one.refused) == {RETURNED: 1}
+
+
+def test_an_echo_service_is_not_answered_for_ever() -> None:
+    reflection = rules()
+    packet: bytes | None = PLAIN[:4] + bytes(8) + PLAIN[12:]  # from who keeps no time
+    replies = 0
+    while packet is not None and replies < 10:
+        packet = answer(reflection, packet, arrival(port=7))
+        replies += packet is not None
+    assert replies == 2
 
 
 @pytest.mark.parametrize("at", [0, 16, 95, 96, 111])
