@@ -194,7 +194,7 @@ class Channel:
             )
         if counters.blocked:
             counters.blocked = 0
-            found.append(f"the send buffer for {version} probes is full: they leave late or are skipped")
+            found.append(f"{self.socket.crowded.format(version)}: they leave late or are skipped")
         if counters.stayed:
             counters.stayed = 0
             found.append(

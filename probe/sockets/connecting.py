@@ -75,6 +75,7 @@ class ConnectSocket:
         self._epoll = select.epoll()
         self._refusals = Refusals()
         self.patience = MOST
+        self.crowded = "as many {} connections are under way as may be open (LimitNOFILE)"
         self.burst, self.batch = 256, max(1, min(BLOCK, self._handles.limit // 2))
 
     def port(self, lane: int) -> int:

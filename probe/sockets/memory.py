@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.clock import MICROSECOND, Clock
-from probe.sockets.packet_socket import BLOCK, PITCH, ROWS, Pressure, QuotedError, Replies, Stamps
+from probe.sockets.packet_socket import (
+    BLOCK,
+    PITCH,
+    ROWS,
+    SEND_BUFFER,
+    Pressure,
+    QuotedError,
+    Replies,
+    Stamps,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class MemorySocket:
     header: bool = False
     row_offset: int = 0
     burst: int = 256
+    crowded: str = SEND_BUFFER
     pseudo_sums: NDArray[np.int64] | None = None
     patience: int = 256
     receive_stamps: bool = True

@@ -103,6 +103,7 @@ class ProbeSocket(Protocol):
     patience: int  # probes whose reply and TX stamp the receive buffer surely holds unread
     burst: int  # probes in one send call; after a whole one its queues are worth a `gather`
     batch: int  # probes after which it is time to empty it; at most `patience`
+    crowded: str  # what is full where `send` returns EAGAIN, in words; {}: the family's name
 
     def set_destinations(self, addresses: list[bytes]) -> None:
         """Sockaddrs (28 bytes) that `prepare` refers to by index."""
@@ -140,6 +141,9 @@ class ProbeSocket(Protocol):
 
     def close(self) -> None:
         """Give the socket back."""
+
+
+SEND_BUFFER = "the send buffer for {} probes is full"
 
 
 class PacketSocket:
@@ -191,6 +195,7 @@ class PacketSocket:
         each = 6144 if hardware else 4096
         self.patience = max(16, buffer // (2 * (each + 2 * max_size)))
         self.burst, self.batch = 256, min(BLOCK, self.patience)
+        self.crowded = SEND_BUFFER
         self._fd = handle.fileno()
         pitch = -(-max_size // 64) * 64
         self.rows = np.zeros((ROWS, pitch), np.uint8)

@@ -27,7 +27,7 @@ from probe.packets import ethernet
 from probe.sockets import abi
 from probe.sockets.frames import FrameRing
 from probe.sockets.heads import MAC, Heads, Outlet, Way
-from probe.sockets.packet_socket import PacketSocket, Pressure, Replies, Stamps, pressure
+from probe.sockets.packet_socket import SEND_BUFFER, PacketSocket, Pressure, Replies, Stamps, pressure
 from probe.sockets.receive_block import ReceiveBlock
 
 _ROW_BYTES = 1 << 20
@@ -76,6 +76,7 @@ class RingSocket:
         self.row_offset = ethernet.LINK + header
         pitch = -(-(self.row_offset + max_size) // 64) * 64
         self.patience = self.batch = rows = min(frames // 4, max(256, _ROW_BYTES // pitch))
+        self.crowded = SEND_BUFFER
         self.burst = _BURST
         self._heads = Heads(outlet, ways, dscp)
         self._many = len(ways) > 1

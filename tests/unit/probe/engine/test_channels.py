@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 
 from probe.clock import MILLISECOND, SECOND, ManualClock
 from probe.engine.channel import Channel, Flow
 from probe.engine.engine import Engine
 from probe.engine.schedule import Schedule
-from probe.sockets.memory import MemorySocket, lossless
+from probe.sockets.memory import Fate, MemorySocket, lossless
 from probe.sockets.packet_socket import Replies
+from tests.unit.probe.engine.driving import Driver
 
 CHANNELS, PATIENCE = 8, 64
 
@@ -60,3 +63,12 @@ def test_buffers_are_emptied_before_the_replies_to_all_channels_fill_them() -> N
     unread = np.diff([0, *emptied])
     assert sum(len(socket.sent) for socket in sockets) > 10 * PATIENCE
     assert PATIENCE / 2 < unread.max() <= PATIENCE + CHANNELS
+
+
+def test_what_is_full_is_named_by_the_socket_that_is() -> None:
+    driver = Driver(lambda _n, _packet: Fate(refused=errno.EAGAIN))
+    driver.socket.crowded = "as many {} connections are under way as may be open"
+    driver.run(SECOND)
+    texts = [notice.text for notice in driver.notices]
+    expected = "as many IPv4 connections are under way as may be open: they leave late or are skipped"
+    assert expected in texts
