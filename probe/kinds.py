@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from probe.sockets.packet_socket import ProbeSocket
 
 if TYPE_CHECKING:
     from probe.sharing import Stream
+
+log = logging.getLogger(__name__)
 
 
 def open_kind(
@@ -49,13 +52,29 @@ def _tcp(options: SocketOptions, streams: Sequence[Stream]) -> tuple[ProbeSocket
     from probe.sockets.syn_socket import open_syn
 
     targets = [stream.target for stream in streams]
+    widths = [width(int(each.interval), each.burst, each.schedule == "poisson") for each in targets]
     spans = share(
         # Without the flow label: a target takes flows that differ in it alone for one.
         [(stream.address.sockaddr, stream.target.port) for stream in streams],
-        [width(int(each.interval), each.burst, each.schedule == "poisson") for each in targets],
+        widths,
     )
+    few = {
+        target: got for target, wanted, (_, got) in zip(targets, widths, spans, strict=True) if got < wanted
+    }
+    for target, got in few.items():
+        log.warning("%s", few_ports(target, got))
     opened = open_syn(options, max(first + count for first, count in spans), Changes)
     return opened, handshake(opened, spans)
+
+
+def few_ports(target: Target, ports: int) -> str:
+    """What it means that each flow of a target of kind tcp has only so many source ports, and what to do."""
+    again = int(target.interval) * ports / target.burst
+    return (
+        f"target {target.name}: so many probes to one port of one address that a flow's source port is used "
+        f"again after {again / 1e6:.0f} ms; where a round trip takes longer, that loses probes (a longer "
+        "interval, fewer flows or a smaller burst)"
+    )
 
 
 def _connect(
