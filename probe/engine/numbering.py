@@ -8,7 +8,8 @@ way there. Nothing says in which order those went: the ones lost on the way ther
     number r   4   -   -   -   6          one was lost on the way back, two on the way there
 
 With m(r) = r less how many numbers below r came, a gap between r1 and r2 lacks m(r2) - m(r1) replies: this
-holds where probes overtook each other on the way there, or were duplicated, too.
+holds where probes overtook each other on the way there, or were duplicated, too. But a lost probe that did
+has its number in another gap than its own, which shows as more missing numbers than probes there: `_spans`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.engine.samples import BACKWARD, BLURRED, ERROR, FORWARD, HIDDEN, LOCAL, SENT, Samples
+from probe.engine.samples import BACKWARD, BLURRED, ERROR, FORWARD, HIDDEN, LOCAL, SENT, UNTOLD, Samples
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -190,18 +191,21 @@ class Numbering:
         last, epoch = np.empty(len(flow), np.int64), np.zeros(len(flow), np.int64)
         last[1:], epoch[1:] = chain.missing[:-1], chain.epoch[:-1]
         last[begins], epoch[begins] = chain.origin[begins], 0
-        back = np.abs(chain.missing - last)
-        told = self.numbers[flow] & (chain.epoch == epoch) & (back <= losses)
+        told = self.numbers[flow] & (chain.epoch == epoch)
         told &= (doubts[answered] == doubts_base) & (~begins | self._known[flow])
         told &= ~((begins & self._doubtful[flow]) | self._swamped[flow])
+        spans = _spans(chain, losses, chain.missing - last, told)
         gaps = np.flatnonzero(lost[order])
         ends = np.searchsorted(answered, gaps)
         closed = ends < len(flow)
         gaps, ends = gaps[closed], ends[closed]
-        closed = (flow[ends] == flows[gaps]) & told[ends]
+        closed = flow[ends] == flows[gaps]
         gaps, ends = gaps[closed], ends[closed]
-        nth = total[gaps] - base[ends] + earlier[ends]  # from 1
-        out[order[gaps]] = np.where(nth <= (losses - back)[ends], FORWARD, BACKWARD)
+        span = spans.of[ends]
+        before = np.cumsum(losses) - losses
+        nth = total[gaps] - base[ends] + earlier[ends] + before[ends] - before[spans.first[span]]  # from 1
+        back = nth > (spans.losses - spans.backward)[span]
+        out[order[gaps]] = np.where(nth <= spans.forward[span], FORWARD, np.where(back, BACKWARD, UNTOLD))
 
     def _remember(
         self, samples: Samples, first: int, at: Indices, chain: Successions, lost: Mask, doubtful: Mask
@@ -245,6 +249,66 @@ class Numbering:
             stays &= era[some] == 0
             if stays.any():
                 self.stray(some[stays], them[stays])
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """Gaps that are told of together, as probes in them overtook each other; shape (spans,), but `of`."""
+
+    of: Indices  # shape (n,): the span of the gap before each received reply
+    first: Indices  # its first gap
+    losses: Indices  # probes in it that nobody answered
+    forward: Indices  # of these, how many are known to be lost on the way there,
+    backward: Indices  # ... and on the way back
+
+
+def _spans(chain: Successions, losses: Indices, missing: Indices, told: Mask) -> _Spans:
+    """Divide the losses of each span.
+
+    Args:
+        losses, missing: in the gap before each received reply, probes without an answer, and numbers that
+            never came.
+        told: the gaps of which anything can be told.
+    """
+    group: Indices = np.cumsum(chain.begins | np.append(False, np.diff(chain.epoch) != 0))
+    key = _key(group, chain.away)
+    begins = np.ones(len(key), np.bool_)
+    odd = (missing < 0) | (missing > losses)
+    if odd.any() and not (key[1:] > key[:-1]).all():
+        # Behind a reply in order every number is higher, and before it lower.
+        in_order = (key == np.minimum.accumulate(key[::-1])[::-1]) & (key == np.maximum.accumulate(key))
+        begins[1:] = in_order[:-1] | (group[1:] != group[:-1])
+        begins |= ~np.logical_or.reduceat(odd, np.flatnonzero(begins))[np.cumsum(begins) - 1]
+    first = np.flatnonzero(begins)
+    lost, gone = np.add.reduceat(losses, first), np.add.reduceat(missing, first)
+    sure = np.logical_and.reduceat(told, first)
+    rest = np.where(sure, lost - gone, 0)
+    # More numbers than probes are missing: a probe that came to the reflector later or earlier than its place
+    # was answered in vain. It seems to be lost on the way there where its place is: nobody knows how far off.
+    sure &= (rest >= 0) & (gone >= 0)
+    forward = np.maximum(rest, 0)
+    if (rest < 0).any():
+        where = group[first]
+        forward -= _debts(rest, where) + _debts(rest[::-1], -where[::-1])[::-1]
+    return _Spans(
+        np.cumsum(begins) - 1,
+        first,
+        lost,
+        np.where(sure, np.maximum(forward, 0), 0),
+        np.where(sure, gone, 0),
+    )
+
+
+def _debts(rest: Indices, group: Indices) -> Indices:
+    """What those in front, within the group, still lack: the nearest behind that have it give it."""
+    level = np.cumsum(rest) - rest  # in front of each
+    begins = np.append(True, group[1:] != group[:-1])
+    level -= np.repeat(level[begins], np.diff(np.append(np.flatnonzero(begins), len(group))))
+    span = int(np.abs(level).max(initial=0)) * 2 + 1
+    place = np.cumsum(begins) * span
+    highest = np.maximum.accumulate(level + place) - place
+    debt: Indices = highest - level
+    return debt
 
 
 def _key(group: Indices, away: Indices | int) -> Indices:

@@ -106,6 +106,30 @@ def test_every_loss_between_two_replies_is_told_as_it_was(seed: int, exotic: boo
     assert driver.channel.counters.foreign == 0
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_overtakes_next_to_a_loss_makes_nothing_told_that_was_not(seed: int) -> None:
+    """Nobody knows in which order lost probes came to the reflector: no more of a way than there were."""
+    rng = Random(seed)
+    flows = 1 + seed % 3
+    drawn = [
+        [Course(rng.choice(["F", "B", "", "", "", ""]), hold=rng.random() < 0.2) for _ in range(400)]
+        for _ in range(flows)
+    ]
+    driver = StampDriver(lambda flow, n: drawn[flow][n], sizes=[84] * flows)
+    driver.run(3 * SECOND + 500 * MILLISECOND)
+    driver.finish()
+    for flow in range(flows):
+        found: dict[int, int] = {}
+        first = 0
+        for cut, some in zip(driver.cuts, told(driver, flow), strict=True):
+            inside = first + int((cut.samples[0].flow[: cut.samples[0].inside] == flow).sum())
+            found |= {n: way for n, way in some.items() if n < inside}
+            first = inside
+        for way, name in ((FORWARD, "F"), (BACKWARD, "B")):
+            there = sum(course.way == name for course in drawn[flow][:first])
+            assert there * 0.5 < list(found.values()).count(way) <= there
+
+
 def ways(driver: StampDriver) -> dict[int, int]:
     return {n: way for one in told(driver, 0) for n, way in one.items()}
 
