@@ -69,39 +69,55 @@ class Session:
 
 
 class Sessions:
-    """At most `most` sessions: who has been silent for longest makes room for who is new."""
+    """At most `most` sessions: who has been silent for longest makes room for who is new.
+
+    Whoever forges senders makes a session with each packet. So those with a single packet make room first, as
+    long as they have a quarter of it: a slow sender keeps its numbers while a flood goes by.
+    """
 
     def __init__(self, most: int = 8192) -> None:
         self._most = most
         self._known: OrderedDict[tuple[bytes, bytes, int], Session] = OrderedDict()
+        self._fresh: OrderedDict[tuple[bytes, bytes, int], Session] = OrderedDict()  # one packet so far
         self.evicted = 0  # to make room: their numbers begin again
 
     def of(self, peer: bytes, local: bytes, ssid: int, now: int) -> Session:
         """The session of a packet; `now` in monotonic ns."""
         key = peer, local, ssid
         session = self._known.get(key)
-        if session is None:
-            self.expire(now)
-            if len(self._known) >= self._most:
-                self._known.popitem(last=False)
-                self.evicted += 1
-            session = self._known[key] = Session()
-        elif now - session.seen > AGE:
+        if session is not None:
+            self._known.move_to_end(key)
+        else:
+            session = self._fresh.pop(key, None)
+            if session is not None:
+                self._known[key] = session
+            else:
+                self._make_room(now)
+                session = self._fresh[key] = Session()
+                session.seen = now
+        if now - session.seen > AGE:
             session.number, session.left = 0, []
         session.seen = now
-        self._known.move_to_end(key)
         return session
+
+    def _make_room(self, now: int) -> None:
+        self.expire(now)
+        if len(self) >= self._most:
+            crowd = self._fresh if len(self._fresh) > self._most // 4 or not self._known else self._known
+            crowd.popitem(last=False)
+            self.evicted += 1
 
     def expire(self, now: int) -> None:
         """Forget sessions that have ended."""
-        while self._known:
-            key = next(iter(self._known))
-            if now - self._known[key].seen <= AGE:
-                return
-            del self._known[key]
+        for some in (self._fresh, self._known):
+            while some:
+                key = next(iter(some))
+                if now - some[key].seen <= AGE:
+                    break
+                del some[key]
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._fresh) + len(self._known)
 
 
 @dataclass

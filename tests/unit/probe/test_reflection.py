@@ -151,6 +151,24 @@ def test_sessions_are_bounded_and_the_longest_silent_one_goes() -> None:
     assert number(answer(reflection, PLAIN, arrival(port=2))) == 0
 
 
+def test_a_flood_of_forged_senders_takes_no_session_from_who_has_one() -> None:
+    reflection = rules(sessions=100)
+    for n in range(3):
+        assert number(answer(reflection, PLAIN)) == n
+    for n in range(500):
+        answer(reflection, PLAIN, arrival(f"198.51.{n // 250}.{n % 250}"))
+    assert len(reflection.sessions) == 100
+    assert number(answer(reflection, PLAIN)) == 3
+    # Nor do senders that were there once, and are not any more, keep new ones out.
+    for n in range(200):
+        for _ in range(2):
+            answer(reflection, PLAIN, arrival(f"203.0.113.{n}"))
+    assert len(reflection.sessions) == 100
+    for n in range(20):
+        answer(reflection, PLAIN, arrival(f"198.51.100.{n}"))
+    assert number(answer(reflection, PLAIN, arrival("198.51.100.0"))) == 1
+
+
 def test_follow_up_telemetry_tells_the_last_reply_and_then_the_others_of_a_burst() -> None:
     reflection = rules()
     at = 44 + 12 + 4
