@@ -18,7 +18,8 @@ class Size:
     """How much is run.
 
     accuracy_*: probes a run (of the slow ones, a fifth), rounds. probes, saturated_rounds: of a saturated
-    run. window_s, paced_rounds: the agent's windows in [3] and [5]. scale_windows, scale_window_s: of [4], [6].
+    run. window_s, paced_rounds: the agent's windows in [3] and [5]. scale_windows, scale_window_s: of [4]
+    and [6].
     """
 
     accuracy_probes: int
