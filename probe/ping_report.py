@@ -110,14 +110,13 @@ def text(summaries: Summaries, row: int, name: str, no_delays: str = "") -> str:
         lines.append(f"one-way delays: clock error at most {_time(fields, 'clock_error_ns')}")
     elif no_delays and fields["received"]:
         lines.append(f"no one-way delays: {no_delays}")
-    if fields.get("unfollowed"):
-        if fields["unfollowed"] == fields["received"]:
-            why = "the reflector does not tell when its kernel sends a reply: its send call is in these RTTs"
+    if missed := int(fields.get("unfollowed", 0)):
+        if missed == fields["received"]:
+            why = "the reflector did not tell when its kernel sent its replies: its send call is in the RTTs"
         else:
-            why = (
-                f"no RTT is taken of {fields['unfollowed']} replies, as the reflector did not tell when its "
-            )
-            why += "kernel sent them (of a flow's last reply it cannot)"
+            what, them = ("1 reply", "it") if missed == 1 else (f"{missed} replies", "them")
+            why = f"no RTT is taken of {what}, as the reflector did not tell when its kernel sent {them}"
+            why += " (of a flow's last reply it cannot)"
         lines.append(why)
     return "\n".join(lines)
 
