@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from collectors.board.rows import RECENT, Window
 
 ODD = 0.2  # a flow is odd whose median is further than this share from the one that most flows have
-_ODD_NS = 2_000  # ... and further than this: what a host's noise makes
+_ODD_NS = 20_000  # ... and further than this: what a host's noise makes (`ping` has the same limit)
 
 
 @dataclass(frozen=True)

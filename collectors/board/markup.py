@@ -49,7 +49,7 @@ BODY = """
   <q-td class="tag">{{ props.row.venue }}</q-td>
   <q-td class="tag">{{ props.row.line }}</q-td>
   <q-td class="tag" :title="props.row.site">{{ props.row.agent }}</q-td>
-  <q-td class="tag kind">{{ props.row.kind }} <b>{{ props.row.more }}</b></q-td>
+  <q-td class="tag kind" :title="props.row.more">{{ props.row.kind }} <b>{{ props.row.more }}</b></q-td>
   <q-td class="num" :class="props.row.loss_level || 'quiet'">{{ props.row.loss_text }}</q-td>
   <q-td class="num" :class="props.row.history_level || 'quiet'">{{ props.row.history_text }}</q-td>
   <q-td class="num">{{ props.row.jitter_text }}</q-td>

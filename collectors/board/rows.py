@@ -70,6 +70,8 @@ class Summary:
     closed: float | None
     forward_ns: float | None  # medians, of kinds that tell the ways apart
     backward_ns: float | None
+    forward_lost: float | None
+    backward_lost: float | None
 
     @classmethod
     def of(cls, window: Window) -> Self:
@@ -81,6 +83,7 @@ class Summary:
                 for name in (
                     *("loss", "jitter_ns", "rtt_p50_ns", "rtt_p99_ns", "rtt_max_ns"),
                     *("open", "closed", "forward_p50_ns", "backward_p50_ns"),
+                    *("forward_lost", "backward_lost"),
                 )
             ),
         )
@@ -163,9 +166,17 @@ def row_of(series: int, tags: Mapping[str, str], windows: Sequence[Summary], now
 
 
 def more_of(window: Summary) -> str:
-    """What is worth a word beside the kind: one-way medians there and back, or how a port answers."""
-    if window.forward_ns is not None or window.backward_ns is not None:
-        return f"→ {text.duration(window.forward_ns)} ← {text.duration(window.backward_ns)}"
+    """What is worth a word beside the kind: one-way medians and losses, or how a port answers."""
+    timed = window.forward_ns is not None or window.backward_ns is not None
+    ways = []
+    for arrow, delay, lost in (
+        ("→", window.forward_ns, window.forward_lost),
+        ("←", window.backward_ns, window.backward_lost),
+    ):
+        told = [text.duration(delay)] * timed + [f"{text.count(lost)} lost"] * bool(lost)
+        ways += [f"{arrow} {', '.join(told)}"] * bool(told)
+    if ways:
+        return " ".join(ways)
     if not window.closed:
         return "open" if window.open else ""
     return f"{window.closed:.0f} of {window.received} closed" if window.open else "closed"

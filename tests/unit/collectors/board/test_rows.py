@@ -62,6 +62,18 @@ def test_one_way_delays_stand_beside_the_kind() -> None:
     assert more() == ""
 
 
+def test_of_a_loss_the_row_says_which_way_it_was() -> None:
+    def more(**fields: int) -> str:
+        window = Summary.of(Window(T, {"sent": 30, "received": 5, "lost": 25, **fields}))
+        return row_of(1, {"kind": "stamp"}, [window], at(0)).more
+
+    lost = {"forward_lost": 24, "backward_lost": 0}
+    assert more(forward_p50_ns=559, backward_p50_ns=429, **lost) == "→ 559 ns, 24 lost ← 429 ns"
+    assert more(**lost) == "→ 24 lost"
+    assert more(forward_lost=1_200, backward_lost=3) == "→ 1,200 lost ← 3 lost"
+    assert more(forward_lost=0, backward_lost=0) == ""
+
+
 def test_loss_is_remembered_for_a_minute_of_data_and_not_longer() -> None:
     windows = [window(0, lost=1), *(window(n) for n in range(1, 60))]
     states = [state_of(windows[: n + 1], L, at(n)) for n in range(60)]
