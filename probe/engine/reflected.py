@@ -19,6 +19,7 @@ from probe.engine.samples import ABSENT, UNTOLD, Reflections, Samples
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+_MANY = 3  # replies of a window whose stamps were told: so they are in every one
 _BITS = 43  # of a row's place below its flow's number
 _PLACE = (1 << _BITS) - 1
 
@@ -56,6 +57,7 @@ class Reflected:
         self._follow = np.zeros(size, np.int64)
         self._numbered = np.zeros(size, np.bool_)  # the reflector showed that this number is its own
         self._numbering = Numbering(flows)
+        self._follows = np.zeros(flows, np.bool_)
         # How far this host's clock may be off now, ns; None: it is not synchronised.
         self.own_error: Callable[[], int | None] = lambda: None
 
@@ -109,8 +111,12 @@ class Reflected:
         at = np.sort(at)  # in the order of memory
         dwell, followed, t3 = self._dwell(samples, rows, at, follow[at])
         forward, backward, error = self._one_way(samples, rows, at, t3)
-        numbers = self._numbering.numbers.copy()
-        return Reflections(dwell, followed, forward, backward, error, lost, numbers)
+        numbers, follows = self._numbering.numbers.copy(), self._follows.copy()
+        inside = at[at < samples.inside]
+        self._follows[flow[inside]] = False
+        told = np.bincount(flow[inside[followed[inside]]], minlength=len(self._follows))
+        self._follows |= told >= _MANY
+        return Reflections(dwell, followed, forward, backward, error, lost, numbers, follows)
 
     def glance(self, rows: Indices, samples: Samples, behind: Sequence[Indices]) -> Reflections:
         """As `reflections`, at any time and as often as one likes: but nothing is told of losses.

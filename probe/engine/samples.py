@@ -36,6 +36,8 @@ class Reflections:
     clock_error: NDArray[np.int64]  # how far both clocks together may be off, where both are synchronised
     lost: NDArray[np.uint8]  # of an unanswered probe: UNTOLD, FORWARD or BACKWARD
     numbering: NDArray[np.bool_]  # shape (flows,): the reflector numbers its replies itself: losses are told
+    # Shape (flows,): at the last cut the kernel's TX stamps of many replies were there; None: nobody knows.
+    follows: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

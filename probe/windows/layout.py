@@ -143,17 +143,19 @@ _NEUTRAL = {
 def _reflections(parts: tuple[Samples, ...], flows: int) -> Reflections | None:
     if all(part.reflections is None for part in parts):
         return None
-    numbering = np.zeros(flows, np.bool_)
+    numbering, follows = np.zeros((2, flows), np.bool_)
     for part in parts:
         if part.reflections is not None:
             numbering |= part.reflections.numbering
+            if part.reflections.follows is not None:
+                follows |= part.reflections.follows
     columns = {
         name: np.concatenate(
             [_filled(getattr(part.reflections, name, None), len(part.flow), value, dtype) for part in parts]
         )
         for name, (dtype, value) in _NEUTRAL.items()
     }
-    return Reflections(**columns, numbering=numbering)
+    return Reflections(**columns, numbering=numbering, follows=follows)
 
 
 def _filled(column: NDArray[np.generic] | None, length: int, value: int, dtype: type) -> NDArray[np.generic]:
@@ -175,6 +177,10 @@ def _of_flows(samples: Samples, low: int, high: int) -> Samples:
         int(np.searchsorted(rows, samples.inside)),
         samples.stamping[low:high],
         said
-        and Reflections(**{n: getattr(said, n)[rows] for n in _NEUTRAL}, numbering=said.numbering[low:high]),
+        and Reflections(
+            **{n: getattr(said, n)[rows] for n in _NEUTRAL},
+            numbering=said.numbering[low:high],
+            follows=None if said.follows is None else said.follows[low:high],
+        ),
         None if samples.hard_rtt is None else samples.hard_rtt[rows],
     )

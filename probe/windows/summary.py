@@ -218,12 +218,12 @@ def summarise(cut: Cut, flows: int, timeout: int, layout: Layout = ORDINARY) -> 
 
 
 def _vague(samples: Samples, flows: int) -> Mask | None:
-    """Whose reply left nobody knows when, though the reflector tells that of others in the flow: the time it
-    read itself is earlier by its whole send call, and would stand out among them."""
+    """Whose reply left nobody knows when, though the reflector tells that of others in the flow, or did in
+    the window before: the time it read itself is earlier by its whole send call, and would stand out."""
     said = samples.reflections
     if said is None:
         return None
-    follows = np.zeros(flows, np.bool_)
+    follows = np.zeros(flows, np.bool_) if said.follows is None else said.follows.copy()
     follows[samples.flow[said.followed & (samples.rx != 0)]] = True
     vague: Mask = follows[samples.flow] & ~said.followed
     return vague

@@ -10,7 +10,9 @@ import pytest
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
 from probe.engine.samples import ABSENT, ERROR, LOCAL, SENT
 from probe.sockets.packet_socket import QuotedError
-from tests.unit.probe.engine.reflecting import OWN_ERROR, TOKEN, Course, StampDriver, ntp, ptp
+from probe.windows.layout import Layout
+from probe.windows.summary import summarise
+from tests.unit.probe.engine.reflecting import OWN_ERROR, TIMEOUT, TOKEN, Course, StampDriver, ntp, ptp
 
 KEY = b"a key that both ends have"
 THERE, DWELL, KERNEL, BACK = 3 * MILLISECOND, 40 * MICROSECOND, 7 * MICROSECOND, 5 * MILLISECOND
@@ -61,6 +63,20 @@ def test_a_stamp_may_be_told_by_a_reply_that_is_further_behind(behind: int) -> N
     assert said.followed.sum() > answered.sum() * 0.85 - 2 * behind
     assert (said.dwell[said.followed] == DWELL + KERNEL).all()
     assert (said.backward[said.followed] == BACK).all()
+
+
+def test_a_last_window_has_no_rtts_without_stamps_where_the_others_had_them() -> None:
+    """As when settings are read again, or the agent ends, just after a window began."""
+    driver = StampDriver(lambda _, n: Course(kernel=2 * MILLISECOND), sizes=[84, 52])
+    driver.run(1014 * MILLISECOND)
+    driver.finish()
+    whole, rest = (summarise(cut, 2, TIMEOUT, Layout.of(["stamp"] * 2)) for cut in driver.cuts)
+    assert whole.timed.min() > 90
+    assert rest.values["received"].tolist() == [1, 1]
+    # The second flow has no room for follow-up telemetry: all of its RTTs are by the reflector's own clock.
+    assert rest.timed.tolist() == [0, 1]
+    assert rest.present["backward"].tolist() == [False, True]
+    assert rest.present["forward"].all()
 
 
 def test_a_reflector_may_tell_the_time_as_ptp_does() -> None:
