@@ -59,7 +59,7 @@ def _inside(samples: Samples) -> Samples:
 
 
 def _first(columns: Columns, rows: int) -> Columns:
-    whole = ("stamping", "numbering")  # these have a value a flow
+    whole = ("stamping", "numbering", "follows")  # these have a value a flow
     cut: dict[str, Any] = {}
     for field in fields_of(columns):
         value = getattr(columns, field.name)
