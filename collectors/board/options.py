@@ -14,6 +14,9 @@ Options = dict[str, Any]
 _DIM, _EDGE = "#8393a3", "#1e2833"
 _LINEAR_AXIS, _LOG_AXIS = 0, 3
 _LEFT, _RIGHT = 80, 66
+# Ticks that would be further apart than an octave are ten of them apart, and so are the ends of the axis: it
+# takes more than twice `splitNumber` octaves until that happens. Labels that have no room are left out.
+_OCTAVES: dict[str, Any] = {"type": "log", "logBase": 2, "splitNumber": 12}
 
 
 def initial() -> Options:
@@ -40,9 +43,9 @@ def initial() -> Options:
             _axis("rtt", 0, "RTT", scale=True),
             _axis("loss", 0, "loss", position="right", inverse=True, min=0, max=1, splitLine={"show": False})
             | {"axisLabel": _label("coloprobe.percent"), "interval": 1},
-            _axis("heat", 1, "histogram", type="log", logBase=2, splitNumber=3),
+            _axis("heat", 1, "histogram", **_OCTAVES),
             # Both scales of the band, one of them shown: an axis that changes its type loses its looks.
-            _axis("rtt-log", 0, "RTT", type="log", logBase=2, show=False, position="left"),
+            _axis("rtt-log", 0, "RTT", show=False, position="left", **_OCTAVES),
         ],
         "series": [
             _custom("loss", "loss", [8], 0, 1),
