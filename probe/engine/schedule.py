@@ -8,7 +8,7 @@ unbiased state of the path. A flow may send bursts: several probes that are due 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,11 @@ class Schedule:
         random = self._poisson
         self._next[random] = self._gaps(self._interval[random])
         self._bursts: NDArray[np.int64] | None = None  # all of 1, as nearly always
+        self._shortest = 1
         if bursts is not None and any(burst != 1 for burst in bursts):
             self._bursts = np.array(bursts, np.int64)
             self._shortest = min(bursts)
+        self._exact = self._bursts is None and not random.any()  # `take` gives whatever leaves the schedule
         # Probes of instants that are off the schedule and were more than `take` might give: flows, dues.
         self._over = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
@@ -92,14 +94,15 @@ class Schedule:
         Returns (flow indices, due times), both int64 and in order of due time; the probes of a burst are
         consecutive. Where `limit` cuts a burst, the next call begins with the rest of it.
         """
-        if self._bursts is None:
+        if self._exact:
             return self._take_instants(until, limit)
         flows, dues = self._over
         if (missing := limit - len(flows)) > 0:
             more, instants = self._take_instants(until, -(-missing // self._shortest))
-            bursts = self._bursts[more]
-            flows = np.concatenate((flows, np.repeat(more, bursts)))
-            self._over = flows, np.concatenate((dues, np.repeat(instants, bursts)))
+            if self._bursts is not None:
+                bursts = self._bursts[more]
+                more, instants = np.repeat(more, bursts), np.repeat(instants, bursts)
+            self._over = np.concatenate((flows, more)), np.concatenate((dues, instants))
         return self._take_over(until, limit)
 
     def _take_over(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -110,42 +113,68 @@ class Schedule:
         return flows[:count], dues[:count]
 
     def _take_instants(self, until: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """As `take`, were no burst longer than one probe."""
+        """As `take`, were no burst longer than one probe; of random gaps perhaps a few more than `limit`."""
         ready = np.flatnonzero(self._next < until)
         if not len(ready):
             return ready, ready
         if self._poisson[ready].any():
-            return self._take_one_each(ready, until, limit)
+            return self._take_random(ready, until, limit)
         interval = self._interval[ready]
         counts = (until - self._next[ready] + interval - 1) // interval
-        np.minimum(counts, limit, out=counts)
-        if int(counts.max()) == 1:
-            flows, dues = ready, self._next[ready]
-        else:
-            flows = np.repeat(ready, counts)
-            nth = np.arange(len(flows)) - np.repeat(np.cumsum(counts) - counts, counts)
-            dues = self._next[flows] + nth * self._interval[flows]
+        flows, dues = self._series(ready, np.minimum(counts, limit))
         order = np.argsort(dues, kind="stable")[:limit]
         flows, dues = flows[order], dues[order]
         taken = np.bincount(flows, minlength=len(self._next))
         self._next += taken * self._interval
         return flows, dues
 
-    def _take_one_each(
+    def _series(
+        self, flows: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The next `counts` instants of periodic flows: one flow after the other, left on the schedule."""
+        if int(counts.max(initial=0)) == 1:
+            return flows, self._next[flows]
+        each = np.repeat(flows, counts)
+        nth = np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return each, self._next[each] + nth * self._interval[each]
+
+    def _take_random(
         self, ready: NDArray[np.int64], until: int, limit: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """As `_take_instants`, no further than any flow's second one: a random gap is drawn only once."""
-        after = self._next[ready] + np.where(
-            self._poisson[ready], self._gaps(self._interval[ready]), self._interval[ready]
-        )
-        horizon = min(until, int(after.min()))
-        chosen = self._next[ready] < horizon
-        flows, after = ready[chosen], after[chosen]
-        order = np.argsort(self._next[flows], kind="stable")[:limit]
-        flows, after = flows[order], after[order]
-        dues = self._next[flows]
-        self._next[flows] = after
-        return flows, dues
+        """As `_take_instants`: all that is due before a time at which that is about `limit`.
+
+        A random gap is drawn only once, so that none of them can be left for later.
+        """
+        rate = float((1 / self._interval[ready]).sum())
+        until = min(until, int(self._next[ready].min() + limit / rate) + 1)
+        ready = ready[self._next[ready] < until]
+        random = self._poisson[ready]
+        periodic = ready[~random]
+        interval = self._interval[periodic]
+        counts = (until - self._next[periodic] + interval - 1) // interval
+        flows, dues = self._series(periodic, counts)
+        self._next[periodic] += counts * interval
+        for some, instants in self._arrivals(ready[random], until):
+            flows, dues = np.concatenate((flows, some)), np.concatenate((dues, instants))
+        order = np.argsort(dues, kind="stable")
+        return flows[order], dues[order]
+
+    def _arrivals(
+        self, flows: NDArray[np.int64], until: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """All instants of random flows before `until`, taken off the schedule: one flow after the other."""
+        while len(flows):
+            expected = (until - self._next[flows]) / self._interval[flows]
+            counts = (expected + 4 * np.sqrt(expected) + 4).astype(np.int64)  # nearly always enough
+            each, begin = np.repeat(flows, counts), np.cumsum(counts) - counts
+            gaps = self._gaps(self._interval[each])
+            sums = np.cumsum(gaps)
+            ends = self._next[each] + sums - np.repeat(sums[begin] - gaps[begin], counts)
+            inside = ends - gaps < until  # the first of each flow always is
+            last = begin + np.add.reduceat(inside, begin, dtype=np.int64) - 1
+            self._next[flows] = ends[last]
+            yield each[inside], (ends - gaps)[inside]
+            flows = flows[self._next[flows] < until]
 
     def _gaps(self, mean: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.maximum(self._rng.exponential(1.0, len(mean)) * mean, 1.0).astype(np.int64)

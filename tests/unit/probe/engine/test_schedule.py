@@ -149,6 +149,29 @@ def test_random_and_periodic_flows_side_by_side() -> None:
         assert np.diff(mine).std() == pytest.approx(2 * MILLISECOND, rel=0.05)
 
 
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+def test_random_gaps_are_exponential_however_they_are_taken(limit: int) -> None:
+    it = schedule([MILLISECOND] * 5, [True] * 5, seed=8)
+    probes: Probes = []
+    until = 5 * SECOND
+    while until < 8 * SECOND:
+        until += 3 * MILLISECOND
+        probes += taken(it, until, limit)
+    for flow in range(5):
+        gaps = np.diff([due for due, of in probes if of == flow])
+        assert len(gaps) == pytest.approx(3_000, abs=200)
+        assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)
+        assert np.median(gaps) == pytest.approx(gaps.mean() * np.log(2), rel=0.1)
+
+
+@pytest.mark.parametrize("flows", [1, 20, 300])
+def test_random_gaps_are_planned_as_far_ahead_as_even_ones(flows: int) -> None:
+    it = schedule([flows * MILLISECOND] * flows, [True] * flows, seed=9)
+    # To plan costs the same for one probe as for a thousand.
+    assert len(it.take(6 * SECOND, 1024)[0]) == pytest.approx(1000, abs=160)
+    assert len(it.take(60 * SECOND, 1024)[0]) > 700
+
+
 @repeatable
 @given(
     st.integers(0, 1000),
