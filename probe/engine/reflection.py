@@ -79,6 +79,9 @@ class Reflection:
         for flow in flows:
             where = _endpoint(flow.destination)
             self._by_destination[where] = -1 if where in self._by_destination else flow.index
+        self._shared = np.zeros(highest, np.bool_)  # several flows of this socket go to the same place
+        for flow in flows:
+            self._shared[flow.index] = self._by_destination[_endpoint(flow.destination)] < 0
 
     def know(self, siblings: NDArray[np.uint64]) -> None:
         """See `Dialect`: the kernel gives a UDP socket what is sent to its port alone."""
@@ -141,7 +144,7 @@ class Reflection:
         numbers = self._numbers(t1)
         oldest = max(0, self._ledger.planned - self._ledger.size)
         good = numbers >= oldest
-        good &= length >= (stamp.SEALED if self._sealed else stamp.OPEN)
+        good &= length >= (stamp.SEALED if self._sealed else stamp.LEAST)
         rows = self._ledger.row(np.maximum(numbers, oldest))
         good &= self._reflected.t1[rows] == t1
         good &= self._reflected.seq[rows] == view["sender_seq"]
@@ -179,12 +182,17 @@ class Reflection:
             follow_number, follows, raw = follow_number[good], follows[good], raw[good]
             hard = None if hard is None else hard[good]
         errors = view["error"].astype(np.uint16)
+        number = view["seq"].astype(np.uint32)
+        if self._shared.any():
+            # A reflector without sessions counts such flows' replies together, which tells of no single one.
+            together = (view["ssid"] == 0) & self._shared[flows]
+            number = np.where(together, view["sender_seq"].astype(np.uint32), number)
         times = timestamps.times_of(
             np.concatenate([view["received"], view["timestamp"], raw]), np.tile(errors, 3)
         )
         t2, t3, later = (times - to_mono.offset).reshape(3, -1)
         told = Told(
-            number=view["seq"].astype(np.uint32),
+            number=number,
             t2=t2,
             t3=t3,
             error=_errors(errors, self._own_error()),

@@ -58,6 +58,7 @@ from numpy.typing import NDArray
 
 PORT = 862
 OPEN, SEALED = 44, 112  # bytes of a test packet without TLVs: unauthenticated, authenticated
+LEAST = 41  # bytes in which a reply says all: a TWAMP reflector's may be no longer (RFC 5357, 4.2.1)
 SIGNED = 96  # bytes of an authenticated packet that its HMAC covers
 MAC = 16  # bytes of an HMAC
 TLV = 4  # bytes of a TLV in front of its value

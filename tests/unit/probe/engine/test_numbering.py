@@ -10,7 +10,7 @@ import pytest
 
 from probe.clock import MILLISECOND, SECOND
 from probe.engine.samples import BACKWARD, FORWARD, HIDDEN, UNTOLD
-from tests.unit.probe.engine.reflecting import Course, StampDriver
+from tests.unit.probe.engine.reflecting import Course, Session, StampDriver
 
 
 def course_of(rng: Random, exotic: bool) -> Course:
@@ -170,6 +170,24 @@ def test_a_reflector_may_be_replaced_by_one_that_numbers_nothing() -> None:
     driver.finish()
     assert [bool(driver.said(i).numbering[0]) for i in range(3)] == [True, True, False]
     assert ways(driver) == {30: FORWARD, 31: BACKWARD}
+
+
+@pytest.mark.parametrize("ssid", [False, True], ids=["addresses and ports", "session identifiers"])
+def test_two_flows_to_one_place_are_told_of_where_a_reflector_can_tell_them_apart(ssid: bool) -> None:
+    lost = {20: "F", 21: "F", 40: "B"}
+    there = bytes([2, 0, 3, 94, 10, 0, 0, 1]) + bytes(20)
+    driver = StampDriver(
+        lambda f, n: Course(lost.get(n, "") if f else ""), sizes=[52] * 2, destinations=[there] * 2
+    )
+    driver.reflector.ssid, driver.reflector.tlvs = ssid, False
+    if not ssid:
+        both = Session()
+        driver.reflector.sessions = {101: both, 102: both}
+    driver.run(2 * SECOND)
+    driver.finish()
+    assert driver.said(0).numbering.tolist() == [False, ssid]
+    found = {n: way for one in told(driver, 1) for n, way in one.items()}
+    assert found == ({20: FORWARD, 21: FORWARD, 40: BACKWARD} if ssid else {})
 
 
 def test_over_a_restart_of_the_reflector_nothing_is_told_and_then_again() -> None:

@@ -176,8 +176,10 @@ def test_without_our_own_kernels_stamps_there_are_no_one_way_delays() -> None:
     assert (said.dwell > 0).all()
 
 
-def test_a_reflector_without_sessions_and_tlvs_is_measured_too() -> None:
+@pytest.mark.parametrize("size", [44, 41], ids=["STAMP", "TWAMP"])
+def test_a_reflector_without_sessions_and_tlvs_is_measured_too(size: int) -> None:
     driver = StampDriver()
+    driver.reflector.spoil = lambda reply: bytes(reply[:size])
     driver.reflector.ssid = driver.reflector.tlvs = driver.reflector.stateful = False
     ended(driver)
     said, samples = driver.said(-1), driver.cuts[-1].samples[0]
