@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probe.errors import SocketError
+from probe.errors import SocketError, UsageError
 
 _MOST = 4096
 
@@ -24,3 +24,11 @@ def read_key(path: str | Path) -> bytes:
     if len(key) > _MOST:
         raise SocketError(f"key_file {path} is no key: it has more than {_MOST} bytes")
     return key
+
+
+def read_key_option(path: str | Path) -> bytes:
+    """The same for the command line's `--key-file`. Raises: UsageError."""
+    try:
+        return read_key(path)
+    except SocketError as problem:
+        raise UsageError(str(problem).replace("key_file", "--key-file", 1)) from None

@@ -24,6 +24,7 @@ from probe.engine.channel import FAR, Channel
 from probe.engine.engine import Notice
 from probe.engine.schedule import Schedule
 from probe.errors import SocketError, UsageError
+from probe.keys import read_key_option
 from probe.measurement import Measurement, build
 from probe.ping_lines import Display, JsonLines, Quiet, TextLines
 from probe.ping_view import HELD_BACK, View, nth
@@ -170,7 +171,7 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
         tags = {"target": target.name, "kind": target.kind, "dscp": str(target.dscp)}
         said = "\n".join(ping_report.points(summaries, tags, target.flows))
     else:
-        said = ping_report.text(summaries, whole, target.name, _no_delays(channels))
+        said = ping_report.text(summaries, whole, target.name, _no_delays(channels)) + _strange(channels)
         if target.flows > 1:
             from probe.ping_table import flow_rows, flows_text
 
@@ -187,6 +188,8 @@ def _check(options: PingOptions) -> None:
     if target.rate > MAX_RATE:
         problem = f"{asked} are {target.rate:,.0f} probes/s"
         raise UsageError(f"{problem} (allowed: at most {MAX_RATE:,})")
+    if target.key_file:
+        read_key_option(target.key_file)
     remembered = target.rate * (_WINDOW + 2 * options.timeout + HELD_BACK) / SECOND
     if remembered * KINDS[target.kind].row > MAX_MEMORY:
         problem = f"{asked} with -W {Duration(options.timeout)} mean remembering {remembered:,.0f} probes"
@@ -311,6 +314,15 @@ def _no_delays(channels: Sequence[Channel]) -> str:
     if reflected.own_error() is None:
         return "this host's clock is not synchronised; where it is, but the kernel is not told: --clock-error"
     return "the reflector's clock is not synchronised"
+
+
+def _strange(channels: Sequence[Channel]) -> str:
+    """A line about packets that came to ports where nobody but a reflector sends; empty: there were none."""
+    strange = 0 if channels[0].ledger.reflected is None else sum(one.counters.foreign for one in channels)
+    if not strange:
+        return ""
+    asked = "is that a STAMP reflector, and the key (--key-file) the same at both ends?"
+    return f"\npackets that are no replies to these probes: {strange}; {asked}"
 
 
 class _Interrupt:

@@ -23,7 +23,7 @@ from pathlib import Path
 from probe.clock import SECOND, Clock, SystemClock
 from probe.errors import PrivilegeError, SocketError, UsageError
 from probe.host.clock import clock_state
-from probe.keys import read_key
+from probe.keys import read_key_option
 from probe.limits import RateLimit
 from probe.packets import stamp
 from probe.packets.arrival import Arrival
@@ -84,10 +84,7 @@ def reflect(options: ReflectOptions) -> int:
     """
     from probe.sockets.privileges import drop_privileges
 
-    try:
-        key = read_key(options.key_file) if options.key_file else b""
-    except SocketError as problem:
-        raise UsageError(str(problem).replace("key_file", "--key-file", 1)) from None
+    key = read_key_option(options.key_file) if options.key_file else b""
     sockets = _open(options)
     drop_privileges()
     limit = RateLimit(options.rate, _TOGETHER * options.rate)

@@ -114,6 +114,19 @@ def test_stamp_without_the_reflectors_clock_says_so(pair: Pair, tmp_path: Path) 
         assert "no one-way delays: the reflector's clock is not synchronised" in told
 
 
+def test_replies_that_cannot_be_believed_are_told_of(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    key = tmp_path / "stamp.key"
+    key.write_text("secret\n", encoding="ascii")
+    ping = coloprobe("ping", url("stamp", far, 4), "-c", "3", "-i", "20ms", "-W", "200ms")
+    with Reflecting(far, tmp_path, *CLOCK):
+        told = near.run([*ping, "--key-file", str(key)], check=False).stdout
+        assert re.search(
+            r"^packets that are no replies to these probes: 3; .* key \(--key-file\)", told, re.M
+        )
+        assert "no replies" not in near.run(ping).stdout
+
+
 def test_without_a_reflector_the_error_is_told(pair: Pair) -> None:
     near, far = pair
     pinged = coloprobe_ping(near, url("stamp", far, 4), "-c", "3", *LATE)

@@ -147,6 +147,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, command: str) -> None
             "cannot read --key-file /nonexistent/key: No such file or directory",
         ),
         (
+            ("ping", "stamp://127.0.0.1", "--key-file", "/nonexistent/key"),
+            "cannot read --key-file /nonexistent/key: No such file or directory",
+        ),
+        (
             ("ping", "stamp://127.0.0.1", "-s", "50"),
             'command line: -s/--size: 50 is not allowed for kind = "stamp" (allowed: 52 to 9000)',
         ),
