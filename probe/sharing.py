@@ -7,6 +7,7 @@ socket of its own, shared with the same flow of every other target.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import socket
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct 16-bit identifiers
 _JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
 _LABELS = (1 << 20) - 1  # IPv6 flow labels have 20 bits
+_RUN = secrets.token_bytes(16)  # of this process
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,24 @@ class Shared:
 
 
 def streams_of(members: Sequence[tuple[Target, Address]]) -> list[Stream]:
-    """Every flow, those of one target one after the other. Flow labels are random, and fixed from here on."""
+    """Every flow, those of one target one after the other.
+
+    Flow labels are random, and those of one name the same as long as this process runs, however often its
+    settings are read again: routers that heed them keep each flow on its path.
+    """
     made = []
     for target, address in members:
         labelled = target.flows > 1 and address.family == socket.AF_INET6
-        first = secrets.randbelow(_LABELS) if labelled else 0
+        first = _first_label(target.name) if labelled else 0
         for lane in range(target.flows):
             label = (first + lane) % _LABELS + 1 if labelled else 0
             made.append(Stream(target, address, lane, label))
     return made
+
+
+def _first_label(name: str) -> int:
+    mixed = hashlib.blake2b(name.encode(), key=_RUN, digest_size=8).digest()
+    return int.from_bytes(mixed, "big") % _LABELS
 
 
 def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock) -> Shared:

@@ -108,7 +108,9 @@ def together(points: list[Point]) -> None:
         for name in ("sent", "received", "lost", "late", "errors", "duplicates", "reordered", "unstamped"):
             assert whole[name] == sum(int(flow[name]) for flow in flows), name
         for name, extreme in (("rtt_min_ns", min), ("rtt_max_ns", max), ("loss_burst_max", max)):
-            assert whole[name] == extreme(int(flow[name]) for flow in flows), name
+            # A window at the agent's beginning or end may have no probe of a flow.
+            found = [int(flow[name]) for flow in flows if name in flow]
+            assert whole.get(name) == (extreme(found) if found else None), name
 
 
 def test_every_knob_is_on_every_packet_of_every_kind(lab: Lab, tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_every_knob_is_on_every_packet_of_every_kind(lab: Lab, tmp_path: Path) -
         source = packed(SOURCES[version])
         assert {probe.knobs for probe in found} == {(DSCP, TTL, source, True, SIZES[kind])}, (kind, version)
         whole = [point for point in own if "flow" not in point.tags]
-        assert total(whole, "sent") == total(whole, "received") == len(found) >= 10 * FLOWS * BURST, kind
+        assert total(whole, "sent") == total(whole, "received") == len(found) >= 5 * FLOWS * BURST, kind
         together(own)
         # Each flow has labels and identifiers or ports that are no other flow's, and keeps them.
         paths = {probe.path for probe in found}
