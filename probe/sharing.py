@@ -7,7 +7,6 @@ socket of its own, shared with the same flow of every other target.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import socket
@@ -27,31 +26,13 @@ from probe.settings import AgentSettings, Target
 from probe.sockets.opening import SocketOptions
 from probe.sockets.packet_socket import ProbeSocket
 from probe.sockets.ring_opening import Secret
-from probe.targets import Address
+from probe.streams import Stream
 from probe.ways import Follower, choose
 
 log = logging.getLogger(__name__)
 
 _CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct 16-bit identifiers
 _JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
-_LABELS = (1 << 20) - 1  # IPv6 flow labels have 20 bits
-_RUN = secrets.token_bytes(16)  # of this process
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One flow to be: the `lane`-th of its target."""
-
-    target: Target
-    address: Address
-    lane: int = 0
-    label: int = 0  # IPv6 flow label; 0: the kernel's choice
-
-    def destination(self, port: int) -> bytes:
-        """The sockaddr for the kernel: the port is at byte 2, the label of sockaddr_in6 at byte 4."""
-        raw = self.address.sockaddr
-        label = self.label.to_bytes(4, "big") if self.address.family == socket.AF_INET6 else raw[4:8]
-        return raw[:2] + port.to_bytes(2, "big") + label + raw[8:]
 
 
 @dataclass(frozen=True)
@@ -83,27 +64,6 @@ class Shared:
     groups: list[Group]
     problems: list[tuple[Target, str]]
     follower: Follower | None
-
-
-def streams_of(members: Sequence[tuple[Target, Address]]) -> list[Stream]:
-    """Every flow, those of one target one after the other.
-
-    Flow labels are random, and those of one name the same as long as this process runs, however often its
-    settings are read again: routers that heed them keep each flow on its path.
-    """
-    made = []
-    for target, address in members:
-        labelled = target.flows > 1 and address.family == socket.AF_INET6
-        first = _first_label(target.name) if labelled else 0
-        for lane in range(target.flows):
-            label = (first + lane) % _LABELS + 1 if labelled else 0
-            made.append(Stream(target, address, lane, label))
-    return made
-
-
-def _first_label(name: str) -> int:
-    mixed = hashlib.blake2b(name.encode(), key=_RUN, digest_size=8).digest()
-    return int.from_bytes(mixed, "big") % _LABELS
 
 
 def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock) -> Shared:
@@ -156,16 +116,19 @@ def _clocks(streams: Sequence[Stream], *, switch: bool) -> dict[int, frozenset[i
     found: dict[int, frozenset[int]] = {}
     if not has_clock():
         return found
-    told: dict[int, frozenset[int]] = {}
+    by_clock: dict[int, frozenset[int]] = {}  # by the interface's index
+    by_name: dict[str, frozenset[int]] = {}  # by the target's
     for stream in streams:
         target, address = stream.target, stream.address
-        way = (address.family, address.sockaddr)
-        (outlet,) = outlets([way], target.interface, target.source)
-        if outlet not in told:
-            told[outlet], reason = clock_of(outlet, switch=switch)
-            if switch and reason:
-                log.warning("no hardware stamps for %s: %s", target.name, reason)
-        found[id(stream)] = told[outlet]
+        if target.name not in by_name:
+            way = (address.family, address.sockaddr)
+            (outlet,) = outlets([way], target.interface, target.source)
+            if outlet not in by_clock:
+                by_clock[outlet], reason = clock_of(outlet, switch=switch)
+                if switch and reason:
+                    log.warning("no hardware stamps for %s: %s", target.name, reason)
+            by_name[target.name] = by_clock[outlet]
+        found[id(stream)] = by_name[target.name]
     return found
 
 

@@ -97,7 +97,9 @@ def outlets(destinations: Iterable[tuple[int, bytes]], interface: str = "", sour
     except OSError:
         return [0 for _ in destinations]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as kernel:
-        return [_outlet(kernel, family, sockaddr, by, source) for family, sockaddr in destinations]
+        # Flows of one target have one destination.
+        ask = cache(lambda family, sockaddr: _outlet(kernel, family, sockaddr, by, source))
+        return [ask(family, sockaddr) for family, sockaddr in destinations]
 
 
 def _outlet(kernel: socket.socket, family: int, sockaddr: bytes, by: int = 0, source: str = "") -> int:

@@ -7,6 +7,7 @@ find no connection, so the kernel answers SYN/ACK with RST (RFC 9293 section 3.1
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import ExitStack
 
@@ -34,6 +35,8 @@ class ReservedPorts:
                     handle.bind(("", 0))
             except OSError as problem:
                 reason = f"cannot reserve {count} TCP ports to probe from: {problem.strerror}"
+                if problem.errno == errno.EADDRINUSE:
+                    reason += " (not as many of net.ipv4.ip_local_port_range are free)"
                 raise SocketError(reason) from None
             opened.pop_all()
         self.numbers = tuple(handle.getsockname()[1] for handle in self._sockets)

@@ -172,3 +172,16 @@ def test_a_link_local_destination_is_asked_for_on_its_own_interface() -> None:
     family = int(socket.AF_INET6)
     interfaces._outlet(kernel, family, sockaddr(socket.AF_INET6, "fe80::1", 3))  # type: ignore[arg-type]
     assert kernel.asked[0].endswith(struct.pack("=HHI", 8, 4, 3))
+
+
+def test_each_destination_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def outlet(_kernel: socket.socket, family: int, *_: object) -> int:
+        asked.append(family)
+        return family
+
+    monkeypatch.setattr(interfaces, "_outlet", outlet)
+    found = outlets([HERE4, HERE6, HERE4, HERE4])  # as flows of one target have it
+    assert found == [socket.AF_INET, socket.AF_INET6, socket.AF_INET, socket.AF_INET]
+    assert asked == [socket.AF_INET, socket.AF_INET6]
