@@ -106,12 +106,13 @@ def text(summaries: Summaries, row: int, name: str, no_delays: str = "") -> str:
         mean, high = _time(fields, "ipdv_mean_ns"), _time(fields, "ipdv_p99_ns")
         lines[-1] += f"  ipdv mean {mean}  p99 {high} (RFC 3393)"
     if "clock_error_ns" in fields:
-        lines += [f"{way} {_spread(fields, way)}" for way in ("forward", "backward")]
+        ways = [way for way in ("forward", "backward") if f"{way}_min_ns" in fields]
+        lines += [f"{way} {_spread(fields, way)}" for way in ways]
         lines.append(f"one-way delays: clock error at most {_time(fields, 'clock_error_ns')}")
     elif no_delays and fields["received"]:
         lines.append(f"no one-way delays: {no_delays}")
     if missed := int(fields.get("unfollowed", 0)):
-        if missed == fields["received"]:
+        if missed == fields["received"] and "rtt_min_ns" in fields:
             why = "the reflector did not tell when its kernel sent its replies: its send call is in the RTTs"
         else:
             what, them = ("1 reply", "it") if missed == 1 else (f"{missed} replies", "them")

@@ -301,6 +301,19 @@ def test_a_reflectors_summary_has_both_ways_and_how_far_they_may_be_off() -> Non
     assert "unused" not in said
 
 
+def test_a_late_reply_with_the_reflectors_stamp_may_stand_beside_one_in_time_without() -> None:
+    """Then there is no RTT and no way back, but a way there."""
+    driver = StampDriver(lambda _, n: Course(back=5 * MILLISECOND if n else 199 * MILLISECOND))
+    cuts = cuts_of(driver, "stamp", 45 * MILLISECOND)
+    said = text(cuts.summaries(TIMEOUT), 0, "stamp://there", "unused")
+    assert "2 sent, 1 received, 1 lost" in said
+    assert "1 late" in said
+    assert "forward min 3.00 ms" in said
+    assert "backward min" not in said
+    assert "rtt" not in said
+    assert "no RTT is taken of 1 reply" in said
+
+
 def test_without_one_way_delays_it_says_why() -> None:
     driver = StampDriver(own_error=None)
     said = text(cuts_of(driver, "stamp").summaries(TIMEOUT), 0, "stamp://there", "the clock is wrong")
