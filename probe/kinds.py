@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from probe.clock import Clock
 from probe.engine.dialect import Speak
@@ -14,9 +13,7 @@ from probe.keys import read_key as read_key
 from probe.settings import AgentSettings, Target
 from probe.sockets.opening import SocketOptions, open_icmp
 from probe.sockets.packet_socket import ProbeSocket
-
-if TYPE_CHECKING:
-    from probe.sharing import Stream
+from probe.streams import Stream
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from probe.errors import ResolveError
 from probe.host.interfaces import stamped
 from probe.host.processors import load
 from probe.settings import AgentSettings, Target
-from probe.sharing import Group, open_groups, streams_of
+from probe.sharing import Group, open_groups
 from probe.sockets.ring import RingSocket
+from probe.streams import streams_of
 from probe.targets import Address, Asked, resolve_all
 from probe.telemetry.lines import series_text
 from probe.ways import Follower

@@ -11,8 +11,8 @@ import probe.sockets.syn_socket
 from probe.clock import MILLISECOND, SystemClock
 from probe.kinds import open_kind
 from probe.settings import AgentSettings, AgentTable, Target
-from probe.sharing import streams_of
 from probe.sockets.opening import SocketOptions
+from probe.streams import streams_of
 from probe.targets import resolve
 from probe.units import Duration
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from probe.settings import Target
-from probe.sharing import streams_of
+from probe.streams import streams_of
 from probe.targets import resolve
 
 SIX, FOUR = resolve("::1"), resolve("127.0.0.1")
