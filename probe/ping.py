@@ -171,7 +171,8 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
         tags = {"target": target.name, "kind": target.kind, "dscp": str(target.dscp)}
         said = "\n".join(ping_report.points(summaries, tags, target.flows))
     else:
-        said = ping_report.text(summaries, whole, target.name, _no_delays(channels)) + _strange(channels)
+        said = ping_report.text(summaries, whole, target.name, _no_delays(channels))
+        said += _reflector(channels, int(summaries.values["received"][whole]))
         if target.flows > 1:
             from probe.ping_table import flow_rows, flows_text
 
@@ -316,11 +317,18 @@ def _no_delays(channels: Sequence[Channel]) -> str:
     return "the reflector's clock is not synchronised"
 
 
-def _strange(channels: Sequence[Channel]) -> str:
-    """A line about packets that came to ports where nobody but a reflector sends; empty: there were none."""
-    strange = 0 if channels[0].ledger.reflected is None else sum(one.counters.foreign for one in channels)
-    if not strange:
+def _reflector(channels: Sequence[Channel], received: int) -> str:
+    """A line about a reflector that is silent, or that cannot be believed: who else sends to our ports?"""
+    if channels[0].ledger.reflected is None:
         return ""
+    strange = sum(one.counters.foreign for one in channels)
+    if not strange:
+        if received:
+            return ""
+        return (
+            "\nno answer: does a STAMP reflector listen there (coloprobe reflect), does UDP get through, and "
+            "is the key (--key-file) the same at both ends?"
+        )
     asked = "is that a STAMP reflector, and the key (--key-file) the same at both ends?"
     return f"\npackets that are no replies to these probes: {strange}; {asked}"
 
