@@ -123,7 +123,8 @@ def resolve(host: str, family: int = socket.AF_UNSPEC, known: Address | None = N
         found = socket.getaddrinfo(host, None, family, socket.SOCK_RAW)
     except (OSError, UnicodeError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        raise ResolveError(f"{host!r} has no address: {reason}") from None
+        version = "IPv4 " if family == socket.AF_INET else "IPv6 " if family == socket.AF_INET6 else ""
+        raise ResolveError(f"{host!r} has no {version}address: {reason}") from None
     addresses = [_address(got, where) for got, _, _, _, where in found]
     return known if known is not None and known in addresses else addresses[0]
 

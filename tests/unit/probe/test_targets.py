@@ -163,7 +163,7 @@ def test_a_link_local_address_keeps_its_interface() -> None:
 
 def test_a_name_may_be_tied_to_a_family() -> None:
     assert resolve("localhost", socket.AF_INET).sockaddr[4:8] == b"\x7f\x00\x00\x01"
-    with pytest.raises(ResolveError, match=r"'127\.0\.0\.1' has no address: "):
+    with pytest.raises(ResolveError, match=r"'127\.0\.0\.1' has no IPv6 address: "):
         resolve("127.0.0.1", socket.AF_INET6)
 
 
