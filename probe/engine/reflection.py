@@ -191,11 +191,13 @@ class Reflection:
             np.concatenate([view["received"], view["timestamp"], raw]), np.tile(errors, 3)
         )
         t2, t3, later = (times - to_mono.offset).reshape(3, -1)
+        # Who keeps no time writes zeros, whatever else is said of its clock.
+        timed = (view["received"] != 0) & (view["timestamp"] != 0)
         told = Told(
             number=number,
             t2=t2,
             t3=t3,
-            error=_errors(errors, self._own_error()),
+            error=np.where(timed, _errors(errors, self._own_error()), ABSENT),
             follow_number=follow_number,
             follow=np.where(raw != 0, later, ABSENT),
             follows=follows,

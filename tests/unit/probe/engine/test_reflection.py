@@ -145,6 +145,25 @@ def test_our_own_estimate_says_whether_our_clock_is_synchronised() -> None:
         assert (own or 0) / 1e9 + 0.01 <= error <= 0.0102
 
 
+@pytest.mark.parametrize("zeros", [(16, 24), (4, 12), (4, 12, 16, 24)], ids=["T2", "T3", "both"])
+def test_a_reflector_that_keeps_no_time_tells_no_one_way_delay(zeros: tuple[int, ...]) -> None:
+    driver = StampDriver()
+    driver.reflector.tlvs = False
+
+    def spoil(reply: bytearray) -> bytes:
+        for begin, end in zip(zeros[::2], zeros[1::2], strict=True):
+            reply[begin:end] = bytes(end - begin)
+        return bytes(reply)
+
+    driver.reflector.spoil = spoil
+    ended(driver)
+    said = driver.said(-1)
+    assert (driver.cuts[-1].samples[0].rx != 0).all()
+    assert (said.dwell == 0).all()
+    assert (said.forward == ABSENT).all()
+    assert (said.backward == ABSENT).all()
+
+
 @pytest.mark.parametrize("dwell", [-1, 20 * MILLISECOND], ids=["negative", "longer than all"])
 def test_a_dwell_time_that_cannot_be_is_not_believed(dwell: int) -> None:
     driver = StampDriver(lambda _, n: Course(kernel=0))
