@@ -64,11 +64,6 @@ def permitted() -> int:
     return 0
 
 
-def has_net_raw() -> bool:
-    """Whether this thread may open raw sockets."""
-    return bool(permitted() >> CAP_NET_RAW & 1)
-
-
 def _set(mask: int) -> None:
     """capset(2): effective = permitted = `mask`, inheritable = none."""
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
