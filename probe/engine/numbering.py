@@ -194,7 +194,12 @@ class Numbering:
         told = self.numbers[flow] & (chain.epoch == epoch)
         told &= (doubts[answered] == doubts_base) & (~begins | self._known[flow])
         told &= ~((begins & self._doubtful[flow]) | self._swamped[flow])
-        spans = _spans(chain, losses, chain.missing - last, told)
+        missing = chain.missing - last
+        # More numbers than probes: others are counted with these, so that a number says nothing of one flow.
+        rest = np.bincount(flow[told], (losses - missing)[told], len(self.numbers))
+        shared = (rest < 0) & (np.bincount(flow[told], losses[told], len(self.numbers)) > 0)
+        self.numbers[shared] = False
+        spans = _spans(chain, losses, missing, told & ~shared[flow])
         gaps = np.flatnonzero(lost[order])
         ends = np.searchsorted(answered, gaps)
         closed = ends < len(flow)
@@ -282,7 +287,7 @@ def _spans(chain: Successions, losses: Indices, missing: Indices, told: Mask) ->
     first = np.flatnonzero(begins)
     lost, gone = np.add.reduceat(losses, first), np.add.reduceat(missing, first)
     sure = np.logical_and.reduceat(told, first)
-    rest = np.where(sure, lost - gone, 0)
+    rest = np.where(sure, np.maximum(lost - gone, -_MOST), 0)
     # More numbers than probes are missing: a probe that came to the reflector later or earlier than its place
     # was answered in vain. It seems to be lost on the way there where its place is: nobody knows how far off.
     sure &= (rest >= 0) & (gone >= 0)

@@ -190,6 +190,31 @@ def test_two_flows_to_one_place_are_told_of_where_a_reflector_can_tell_them_apar
     assert found == ({20: FORWARD, 21: FORWARD, 40: BACKWARD} if ssid else {})
 
 
+def test_a_reflector_with_one_counter_for_all_tells_nothing_of_any() -> None:
+    lost = {20: "F", 21: "F", 40: "B", 60: "F"}
+    driver = StampDriver(lambda f, n: Course(lost.get(n, "") if f else ""), sizes=[84] * 2)
+    everybody = Session()
+    driver.reflector.sessions = {101: everybody, 102: everybody}
+    driver.run(2 * SECOND)
+    driver.finish()
+    assert not told(driver, 1)[0]
+    assert not driver.said(0).numbering[1]
+
+
+def test_numbers_at_random_tell_nothing() -> None:
+    rng = Random(3)
+    driver = StampDriver(lambda _, n: Course("F" if n % 7 == 3 else ""))
+
+    def spoil(reply: bytearray) -> bytes:
+        reply[:4] = rng.randbytes(4)
+        return bytes(reply)
+
+    driver.reflector.spoil = spoil
+    driver.run(3 * SECOND)
+    driver.finish()
+    assert sum(map(len, told(driver, 0))) == 0
+
+
 def test_over_a_restart_of_the_reflector_nothing_is_told_and_then_again() -> None:
     driver = StampDriver(lambda _, n: Course("F" if n in (30, 31, 90, 91) else "B" if n == 120 else ""))
 
