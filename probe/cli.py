@@ -134,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
         "--timeout",
         type=interval,
         default=Duration.parse("1s"),
-        help="a reply later than this is late (1s)",
+        metavar="DURATION",
+        help="a reply later than this is late: 200ms, or seconds (1s)",
     )
     add_knobs(ping)
     which = ping.add_mutually_exclusive_group()
@@ -189,7 +190,13 @@ def parser() -> argparse.ArgumentParser:
     )
     _state(show)
     show.add_argument("--json", action="store_true", help="every stored point as one JSON object a line")
-    show.add_argument("--last", type=duration, default=Duration.parse("1h"), help="how far back (1h)")
+    show.add_argument(
+        "--last",
+        type=duration,
+        default=Duration.parse("1h"),
+        metavar="DURATION",
+        help="how far back, for example 15m (1h)",
+    )
 
     check = _command(
         commands,
