@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _CHANNEL_FLOWS = 30_000  # of one socket: its flows need distinct 16-bit identifiers
 _JUMBO = 2048  # probes larger than this get a socket of their own, so that its rows alone are large
+_MANY = 256  # sockets that an agent can serve without being busy with them
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,20 @@ def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock
                 shared.problems.extend((target, str(problem)) for target in names.values())
     if refusal is not None and not shared.groups:
         raise refusal
+    if len(shared.groups) > _MANY:
+        log.warning("%s", many_sockets(len(shared.groups)))
     for family in (socket.AF_INET, socket.AF_INET6):
         _divide([g for g in shared.groups if g.socket.family == family and g.kind == "icmp"])
     return shared
+
+
+def many_sockets(count: int) -> str:
+    """What it means that flows need so many sockets, and what to do."""
+    return (
+        f"the targets need {count} sockets, about {count} MB of memory, and processor time for each: "
+        "flows of kind stamp share one where their place in the target, dscp, ttl, source, interface, "
+        "dont_fragment and key_file are the same (fewer flows, or fewer different values of these)"
+    )
 
 
 # A flow, the way for whole frames if it has one, and the interfaces that share the clock of its own one.
