@@ -299,6 +299,27 @@ def test_a_name_that_moves_is_an_event_and_is_measured_where_it_is(
     assert all(point.fields["lost"] == 0 for point in probes(tmp_path))
 
 
+def test_settings_whose_code_cannot_be_read_any_more_do_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # An agent that has become another user imports what new settings need, where only root may read.
+    def unreadable(*_: Any, **__: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'multiprocessing'")
+
+    async def work() -> None:
+        monkeypatch.setattr("probe.agent.build", unreadable)
+        monkeypatch.setattr("probe.agent.load_agent", lambda _: one)
+        agent.reload()
+        stays = "settings not reloaded, the old ones stay: No module named 'multiprocessing'"
+        await until(lambda: stays in caplog.text, "it says so")
+        known = agent.spool.last
+        await until(lambda: agent.spool.last > known + 3, "it measures on")
+
+    one = settings(tmp_path, "127.0.0.1")
+    agent = Agent(one, "agent.toml")
+    drive(agent, work)
+
+
 def test_lines_that_cannot_be_spooled_to_the_end_are_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
