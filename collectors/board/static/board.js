@@ -35,8 +35,6 @@ window.coloprobe = (() => {
     if (face) face.textContent = `${clock(now)} UTC`;
   };
   setInterval(tick, 1000);
-  // A row that is made anew has an empty cell: it does not wait for the next second.
-  new MutationObserver(tick).observe(document.documentElement, { childList: true, subtree: true });
 
   const clipped = (params, x0, y0, x1, y1) => {
     const area = params.coordSys;
