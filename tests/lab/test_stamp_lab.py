@@ -248,7 +248,7 @@ def test_dwell_time_and_rtt_are_those_of_captures_at_both_ends(
 def test_one_way_delays_are_those_of_the_link(lab: Lab, version: int, opener: Opener) -> None:
     """3 ms there and 5 ms back, by captures at both ends; with losses on both ways, by the emulator's log.
 
-    The log says when a packet was read, which is later than when it arrived, by what the machine does meanwhile.
+    The log says when a packet was read, which is later than when it came, by what the machine does meanwhile.
     """
     link = lab.emulated(
         Impairments(delay=Constant(3 * MILLISECOND), loss=Every(9)),
