@@ -104,6 +104,7 @@ class Engine:
         # Probes of all channels since the last drain: a raw socket gets the replies to every one of them.
         self._unread = 0
         self._wake_limit = FAR  # later than this a turn is late
+        self._hurried = [channel for channel in self.channels if channel.socket.hurried]
         self._housekeeping = 0
         self._held = 0  # no window is closed before what left then has had its timeout
         self._newest = 0  # start of the newest window ever opened, wall ns
@@ -203,6 +204,10 @@ class Engine:
         if now >= self._housekeeping:
             self._keep_house(now)
             wake = min([self._housekeeping, *(channel.due for channel in self.channels)])
+        for channel in self._hurried:
+            channel.socket.gather()
+            if channel.socket.waits():
+                wake = now
         # Wake on the tick's grid: what is due within one tick leaves together. What is due still stays due
         # because the send buffer is full: the next tick tries again.
         tick = self._tick
@@ -317,3 +322,4 @@ class Engine:
         for channel in self.channels:
             channel.socket.close()
         self.channels.clear()
+        self._hurried.clear()

@@ -40,6 +40,7 @@ ANSWER = np.dtype([("number", "u8"), ("closed", "u1"), ("unsure", "u1"), ("pad",
 
 _MEMINFO_SENDING = 2  # of SO_MEMINFO's u32s: bytes that are under way within this host
 _CONTROL = struct.Struct("=Qii")  # struct cmsghdr
+_SOON = 250_000_000  # ns; as often the queues are drained anyway
 
 
 class ConnectSocket:
@@ -75,6 +76,7 @@ class ConnectSocket:
         self._epoll = select.epoll()
         self._refusals = Refusals()
         self.patience = MOST
+        self.hurried = True
         self.crowded = "as many {} connections are under way as may be open (LimitNOFILE)"
         self.burst, self.batch = 256, max(1, min(BLOCK, self._handles.limit // 2))
 
@@ -251,7 +253,13 @@ class ConnectSocket:
         handle.to, handle.overdue = -1, False
 
     def gather(self) -> None:
-        """There is nothing to make room for."""
+        """See `ProbeSocket`: a connection that was accepted is reset, and leaves the far end alone."""
+        self._harvest()
+
+    def waits(self) -> bool:
+        """See `ProbeSocket`. What takes longer is seen to when the queues are drained."""
+        newest = next(reversed(self._waiting.values()), None)
+        return newest is not None and time.monotonic_ns() - newest.left < _SOON
 
     def receive(self) -> Replies | None:
         """See `ProbeSocket`; a row is an ANSWER, and all that there are come at once."""

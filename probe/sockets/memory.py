@@ -56,6 +56,7 @@ class MemorySocket:
     row_offset: int = 0
     burst: int = 256
     crowded: str = SEND_BUFFER
+    hurried: bool = False
     pseudo_sums: NDArray[np.int64] | None = None
     patience: int = 256
     receive_stamps: bool = True
@@ -146,6 +147,10 @@ class MemorySocket:
                 self._arrived.append((stamp or when + offset, data))
             else:
                 self.dropped += 1
+
+    def waits(self) -> bool:
+        """It is never hurried."""
+        return False
 
     def receive(self) -> Replies | None:
         self._arrive()

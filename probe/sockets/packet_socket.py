@@ -103,6 +103,7 @@ class ProbeSocket(Protocol):
     patience: int  # probes whose reply and TX stamp the receive buffer surely holds unread
     burst: int  # probes in one send call; after a whole one its queues are worth a `gather`
     batch: int  # probes after which it is time to empty it; at most `patience`
+    hurried: bool  # something stands open until its answer is taken: `gather` at every tick while it `waits`
     crowded: str  # what is full where `send` returns EAGAIN, in words; {}: the family's name
 
     def set_destinations(self, addresses: list[bytes]) -> None:
@@ -123,6 +124,9 @@ class ProbeSocket(Protocol):
 
     def gather(self) -> None:
         """Take what has come off the kernel's queues, unread: the sooner its buffers are free, the warmer."""
+
+    def waits(self) -> bool:
+        """Of a hurried socket: whether an answer may come in a moment."""
 
     def receive(self) -> Replies | None:
         """One block of replies, valid until the next call; None when there are none."""
@@ -195,7 +199,7 @@ class PacketSocket:
         each = 6144 if hardware else 4096
         self.patience = max(16, buffer // (2 * (each + 2 * max_size)))
         self.burst, self.batch = 256, min(BLOCK, self.patience)
-        self.crowded = SEND_BUFFER
+        self.crowded, self.hurried = SEND_BUFFER, False
         self._fd = handle.fileno()
         pitch = -(-max_size // 64) * 64
         self.rows = np.zeros((ROWS, pitch), np.uint8)
@@ -288,6 +292,9 @@ class PacketSocket:
     def gather(self) -> None:
         self._err.fill(self._fd, abi.MSG_ERRQUEUE)
         self._rx.fill(self._fd, 0)
+
+    def waits(self) -> bool:
+        return False
 
     def receive(self) -> Replies | None:
         count = self._rx.take(self._fd, 0)

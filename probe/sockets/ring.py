@@ -76,7 +76,7 @@ class RingSocket:
         self.row_offset = ethernet.LINK + header
         pitch = -(-(self.row_offset + max_size) // 64) * 64
         self.patience = self.batch = rows = min(frames // 4, max(256, _ROW_BYTES // pitch))
-        self.crowded = SEND_BUFFER
+        self.crowded, self.hurried = SEND_BUFFER, False
         self.burst = _BURST
         self._heads = Heads(outlet, ways, dscp)
         self._many = len(ways) > 1
@@ -216,6 +216,10 @@ class RingSocket:
 
     def gather(self) -> None:
         """The ring is emptied where it lies."""
+
+    def waits(self) -> bool:
+        """See `ProbeSocket`."""
+        return False
 
     def receive(self) -> Replies | None:
         ring = self._ring

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -466,9 +466,17 @@ def test_over_a_lossy_slow_link_counts_are_those_of_the_wire(lab: Lab, connector
     }
     probes = probes_of(found)
     answered = [answers.get((s.source, (s.sequence + 1) & 0xFFFFFFFF), 1 << 62) for s in probes]
-    lost = sum(came - s.time_ns > it.timeout for came, s in zip(answered, probes, strict=True))
+    # Where the far end still had the last connection, the kernel sends the SYN again: of the answer to that it
+    # keeps no time, and by our own clock none is late.
+    syns = Counter((s.source, s.sequence) for s in found if s.outgoing and s.flags == SYN)
+    lost = doubtful = 0
+    for came, s in zip(answered, probes, strict=True):
+        late = came - s.time_ns > it.timeout
+        lost += late
+        doubtful += late and came < 1 << 62 and syns[s.source, s.sequence] > 1
     assert it.total("sent") == len(probes) >= 400
-    assert it.total("lost") == lost > 30
+    assert lost - doubtful <= it.total("lost") <= lost
+    assert lost - doubtful > 30
     assert it.total("closed") == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import numpy as np
+import pytest
 
 from probe.clock import MILLISECOND, SECOND, ManualClock
 from probe.engine.channel import Channel, Flow
@@ -72,3 +73,47 @@ def test_what_is_full_is_named_by_the_socket_that_is() -> None:
     texts = [notice.text for notice in driver.notices]
     expected = "as many IPv4 connections are under way as may be open: they leave late or are skipped"
     assert expected in texts
+
+
+class Standing(MemorySocket):
+    """Something stands open for 25 ms after each probe."""
+
+    gathered = 0
+
+    def gather(self) -> None:
+        self.gathered += 1
+
+    def waits(self) -> bool:
+        return bool(self.sent) and self.clock.mono() - self.left_at < 25 * MILLISECOND
+
+    def send(self, start: int, stop: int) -> tuple[int, int]:
+        self.left_at = self.clock.mono()
+        return super().send(start, stop)
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_what_stands_open_is_looked_at_every_tick_and_only_as_long(hurried: bool) -> None:
+    clock = ManualClock()
+    socket = Standing(clock, lossless(MILLISECOND), hurried=hurried)
+    schedule = Schedule([SECOND], [False], np.random.default_rng(1))
+    flows = [Flow(0, bytes(28), 64)]
+    channel = Channel(socket, flows, schedule, capacity=4096, all_flows=1, token=bytes(8), base_id=1)
+    engine = Engine(
+        [channel],
+        clock,
+        window=SECOND,
+        timeout=SECOND,
+        tick=5 * MILLISECOND,
+        flows=1,
+        on_cut=lambda _cut: None,
+    )
+    turns = 0
+    while len(socket.sent) < 10:
+        clock.advance(max(1, engine.turn() - clock.mono_ns))
+        turns += 1
+    # Without, it wakes for the probe and four times a second to drain.
+    if hurried:
+        assert socket.gathered == turns > 10 * (5 + 3)
+    else:
+        assert socket.gathered == 0
+        assert turns < 10 * (5 + 3)
