@@ -466,8 +466,8 @@ def test_over_a_lossy_slow_link_counts_are_those_of_the_wire(lab: Lab, connector
     }
     probes = probes_of(found)
     answered = [answers.get((s.source, (s.sequence + 1) & 0xFFFFFFFF), 1 << 62) for s in probes]
-    # Where the far end still had the last connection, the kernel sends the SYN again: of the answer to that it
-    # keeps no time, and by our own clock none is late.
+    # Where the far end still had the last connection, the kernel sends the SYN again: it keeps no time of the
+    # answer to that, and by our own clock none is late.
     syns = Counter((s.source, s.sequence) for s in found if s.outgoing and s.flags == SYN)
     lost = doubtful = 0
     for came, s in zip(answered, probes, strict=True):
