@@ -298,12 +298,12 @@ def test_loss_is_told_probe_by_probe_also_where_a_reset_was_lost(
             interval=80 * MILLISECOND,
             timeout=60 * MILLISECOND,
         )
-        it.run(100)
+        it.run(50)
         it.finish()
     found, counts = segments(capture.packets), it.counts(0)
-    assert counts["sent"] == len(probes_of(found)) >= 100
+    assert counts["sent"] == len(probes_of(found)) >= 50
     assert len({segment.source for segment in syns(found)}) == 1
-    assert rule.counts().hit >= 15
+    assert rule.counts().hit >= 8
     if what == "reset":  # the far end has an old connection then, and says so; the kernel then begins anew
         assert counts["lost"] == 0
         assert 0 < counts["unstamped"] <= rule.counts().hit
@@ -314,7 +314,7 @@ def test_loss_is_told_probe_by_probe_also_where_a_reset_was_lost(
             if not segment.outgoing and segment.flags & (SYN | ACK) == SYN | ACK
         }
         lost = [syn for syn in probes_of(found) if (syn.sequence + 1) & 0xFFFFFFFF not in answered]
-        assert counts["lost"] == len(lost) > 10
+        assert counts["lost"] == len(lost) > 5
     assert counts["errors"] == counts["closed"] == 0
 
 
@@ -456,7 +456,7 @@ def test_over_a_lossy_slow_link_counts_are_those_of_the_wire(lab: Lab, connector
             interval=150 * MILLISECOND,
             timeout=100 * MILLISECOND,
         )
-        it.run(400)
+        it.run(200)
         it.finish()
     found = segments(capture.packets)
     answers = {
@@ -474,9 +474,9 @@ def test_over_a_lossy_slow_link_counts_are_those_of_the_wire(lab: Lab, connector
         late = came - s.time_ns > it.timeout
         lost += late
         doubtful += late and came < 1 << 62 and syns[s.source, s.sequence] > 1
-    assert it.total("sent") == len(probes) >= 400
+    assert it.total("sent") == len(probes) >= 200
     assert lost - doubtful <= it.total("lost") <= lost
-    assert lost - doubtful > 30
+    assert lost - doubtful > 15
     assert it.total("closed") == 0
 
 
