@@ -114,12 +114,18 @@ class Engine:
 
     def _open_window(self, start: int) -> None:
         end = (start // self._length + 1) * self._length
+        self._windows.append(_Window(self._unused(start), end, end - self.to_mono.offset))
+
+    def _unused(self, start: int) -> int:
+        """This start of a window, or one that was not used before.
+
+        Where the wall clock was set back, a second point of the same time would overwrite the first. The
+        step's number keeps them apart.
+        """
         if start <= self._newest:
-            # The wall clock was set back: this start was used before, and a second point of the same time
-            # would overwrite the first. The step's number keeps them apart.
-            start = start + self.counters.clock_steps
+            start += self.counters.clock_steps
         self._newest = max(self._newest, start)
-        self._windows.append(_Window(start, end, end - self.to_mono.offset))
+        return start
 
     def _roll(self, now: int) -> None:
         """Open the windows that have begun."""
@@ -149,8 +155,8 @@ class Engine:
         while now >= (last := self._windows[-1]).mono_end:
             idle = max(0, now - CATCH_UP - last.mono_end) // length  # windows in which nothing was sent
             start = last.end_ns + idle * length
-            self._newest = max(self._newest, start)
-            self._windows.append(_Window(start, start + length, last.mono_end + (idle + 1) * length))
+            mono_end = last.mono_end + (idle + 1) * length
+            self._windows.append(_Window(self._unused(start), start + length, mono_end))
 
     def _cut(self, window: _Window) -> None:
         samples = tuple(channel.cut(window.mono_end, self._timeout) for channel in self.channels)

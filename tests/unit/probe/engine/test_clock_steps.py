@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
@@ -171,6 +171,11 @@ def test_every_probe_keeps_its_round_trip_time_and_its_fate(
 
 
 @repeatable
+@example(  # a window had begun on the old time when nobody had looked yet, and its start had been used before
+    [(270_000_000, 792_055_176), (1_499_999_680, -952_055_497), (290_291_638, 250_000_000)],
+    [None],
+    10 * MILLISECOND,
+)
 @stepped
 def test_no_two_windows_share_a_time_and_each_step_is_told_of(
     steps: list[tuple[int, int]], delays: list[int | None], interval: int
