@@ -129,7 +129,7 @@ def _cells(row: Row, windows: Sequence[Summary], now_ns: int) -> list[str]:
             for ns in (windows[-1].forward_ns, windows[-1].backward_ns)
         ),
         *(_sum(counts) for counts in ([w.open for w in windows], [w.closed for w in windows])),
-        text.age(max(0, now_ns - row.end_ns)),  # an agent that was told to end cuts its last window short
+        text.age(now_ns - row.end_ns),
     ]
 
 
