@@ -83,7 +83,7 @@ def open_groups(streams: Sequence[Stream], settings: AgentSettings, clock: Clock
         if isinstance(way, str) and way
     }
     shared = Shared([], [], Follower(list(waiting.values()), clock.mono()) if ring else None)
-    clocked = [clocks.get(id(stream), _NO_CLOCK) for stream in streams]
+    clocked = [clocks.get(stream.target.name, _NO_CLOCK) for stream in streams]
     together = sorted(zip(streams, ways, clocked, strict=True), key=_key)
     next_id = secrets.randbelow(1 << 16)
     refusal: PrivilegeError | None = None
@@ -123,24 +123,22 @@ Bound = tuple[Stream, "Hop | str", frozenset[int]]
 _NO_CLOCK: frozenset[int] = frozenset()
 
 
-def _clocks(streams: Sequence[Stream], *, switch: bool) -> dict[int, frozenset[int]]:
-    """By the `id` of flows: the interfaces by whose common clock their packets are stamped, too."""
-    found: dict[int, frozenset[int]] = {}
+def _clocks(streams: Sequence[Stream], *, switch: bool) -> dict[str, frozenset[int]]:
+    """By the targets' names: the interfaces by whose common clock their packets are stamped, too."""
+    found: dict[str, frozenset[int]] = {}
     if not has_clock():
         return found
-    by_clock: dict[int, frozenset[int]] = {}  # by the interface's index
-    by_name: dict[str, frozenset[int]] = {}  # by the target's
+    by_outlet: dict[int, frozenset[int]] = {}
     for stream in streams:
         target, address = stream.target, stream.address
-        if target.name not in by_name:
-            way = (address.family, address.sockaddr)
-            (outlet,) = outlets([way], target.interface, target.source)
-            if outlet not in by_clock:
-                by_clock[outlet], reason = clock_of(outlet, switch=switch)
-                if switch and reason:
-                    log.warning("no hardware stamps for %s: %s", target.name, reason)
-            by_name[target.name] = by_clock[outlet]
-        found[id(stream)] = by_name[target.name]
+        if target.name in found:
+            continue
+        (outlet,) = outlets([(address.family, address.sockaddr)], target.interface, target.source)
+        if outlet not in by_outlet:
+            by_outlet[outlet], reason = clock_of(outlet, switch=switch)
+            if switch and reason:
+                log.warning("no hardware stamps for %s: %s", target.name, reason)
+        found[target.name] = by_outlet[outlet]
     return found
 
 
