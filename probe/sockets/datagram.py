@@ -7,14 +7,20 @@ behind the UDP header. One socket has one source port, so one flow to a target.
 from __future__ import annotations
 
 import socket
-import time
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.errors import SocketError
-from probe.sockets import abi
-from probe.sockets.opening import SocketOptions, enlarge, kernel_takes_ids, set_path, set_stamping
+from probe.sockets.opening import (
+    SocketOptions,
+    enlarge,
+    kernel_takes_ids,
+    quote_errors,
+    set_path,
+    set_stamping,
+    setting_up,
+)
 from probe.sockets.packet_socket import PITCH, PacketSocket
 
 HEADER = 8  # bytes of a UDP header: part of the IP payload, and the kernel's to write
@@ -52,26 +58,16 @@ def open_datagram(
         handle = socket.socket(options.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     except OSError as problem:
         raise SocketError(f"cannot open an {name} UDP socket: {problem.strerror}") from None
-    try:
+    with setting_up(handle, "UDP probe socket"):
         enlarge(handle, options.receive_buffer)
-        set_stamping(handle, options)
-        if options.family == socket.AF_INET:
-            handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
-        else:
+        if options.family == socket.AF_INET6:
             handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+        quote_errors(handle)
         set_path(handle, options)
         if not options.source:
             handle.bind(("", 0))  # now, so that the first probe finds the port taken
-    except OSError as problem:
-        handle.close()
-        raise SocketError(f"cannot set up the UDP probe socket: {problem.strerror}") from None
-    except SocketError:
-        handle.close()
-        raise
+        set_stamping(handle, hardware=bool(options.hardware))
     chosen = kernel_takes_ids() if choose_id is None else choose_id
-    # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
-    time.sleep(0.005)
     return DatagramSocket(
         handle,
         raw=False,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from probe.errors import SocketError
 from probe.sockets import abi
-from probe.sockets.opening import SocketOptions, set_path
+from probe.sockets.opening import SocketOptions, quote_errors, set_path
 
 MOST = 8192  # sockets
 SPARE = -1  # the lane of sockets whose port the kernel chooses, anew for each connection
@@ -111,10 +111,8 @@ class Handles:
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            if family == socket.AF_INET:
-                opened.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
-            else:
-                opened.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+            quote_errors(opened)
+            if family == socket.AF_INET6:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 # The kernel would give each connection another flow label, and with it another path.
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_AUTOFLOWLABEL, 0)

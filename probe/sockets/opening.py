@@ -8,6 +8,8 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,18 +49,11 @@ def open_icmp(
         available.
     """
     handle, raw = _open(options.family, allow_raw)
-    try:
+    with setting_up(handle, "probe socket"):
         _configure(handle, options, raw)
         set_path(handle, options)
-    except OSError as problem:
-        handle.close()
-        raise SocketError(f"cannot set up the probe socket: {problem.strerror}") from None
-    except SocketError:
-        handle.close()
-        raise
+        set_stamping(handle, hardware=bool(options.hardware))
     chosen = kernel_takes_ids() if choose_id is None else choose_id
-    # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
-    time.sleep(0.005)
     return PacketSocket(
         handle, raw=raw, choose_id=chosen, max_size=options.max_size, hardware=options.hardware
     )
@@ -95,28 +90,49 @@ def privilege_remedy() -> str:
 
 def _configure(handle: socket.socket, options: SocketOptions, raw: bool) -> None:
     enlarge(handle, options.receive_buffer)
-    set_stamping(handle, options)
-    if options.family == socket.AF_INET:
-        if raw:
-            wanted = (*((icmp.ECHO_REPLY,) if options.replies else ()), *icmp.ERRORS4)
-            blocked = 0xFFFFFFFF & ~sum(1 << kind for kind in wanted)
-            handle.setsockopt(abi.SOL_RAW, abi.ICMP_FILTER, struct.pack("=I", blocked))
-        else:
-            handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
+    if not raw:
+        quote_errors(handle)
+    elif options.family == socket.AF_INET:
+        wanted = (*((icmp.ECHO_REPLY,) if options.replies else ()), *icmp.ERRORS4)
+        blocked = 0xFFFFFFFF & ~sum(1 << kind for kind in wanted)
+        handle.setsockopt(abi.SOL_RAW, abi.ICMP_FILTER, struct.pack("=I", blocked))
     else:
-        if raw:
-            words = [0xFFFFFFFF] * 8
-            for kind in (*((icmp.ECHO6_REPLY,) if options.replies else ()), *icmp.ERRORS6):
-                words[kind >> 5] &= ~(1 << (kind & 31))
-            handle.setsockopt(socket.IPPROTO_ICMPV6, abi.ICMP6_FILTER, struct.pack("=8I", *words))
-        else:
-            handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+        words = [0xFFFFFFFF] * 8
+        for kind in (*((icmp.ECHO6_REPLY,) if options.replies else ()), *icmp.ERRORS6):
+            words[kind >> 5] &= ~(1 << (kind & 31))
+        handle.setsockopt(socket.IPPROTO_ICMPV6, abi.ICMP6_FILTER, struct.pack("=8I", *words))
 
 
-def set_stamping(handle: socket.socket, options: SocketOptions) -> None:
-    """Have the kernel stamp what is sent and what is received. Raises: OSError."""
-    flags = abi.HARDWARE_STAMPING if options.hardware else abi.STAMPING
+@contextmanager
+def setting_up(handle: socket.socket, what: str) -> Iterator[None]:
+    """Close a socket that cannot be set up in this block. Raises: SocketError in place of OSError."""
+    try:
+        yield
+    except OSError as problem:
+        handle.close()
+        raise SocketError(f"cannot set up the {what}: {problem.strerror}") from None
+    except SocketError:
+        handle.close()
+        raise
+
+
+def quote_errors(handle: socket.socket) -> None:
+    """Have ICMP errors for what is sent come by the error queue, with what they quote. Raises: OSError."""
+    if handle.family == socket.AF_INET:
+        handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
+    else:
+        handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+
+
+def set_stamping(handle: socket.socket, *, hardware: bool = False) -> None:
+    """Have the kernel stamp what is sent and what is received; `hardware`: by the interface's clock, too.
+
+    It takes 5 ms, so it comes when what must not wait is done. Raises: OSError.
+    """
+    flags = abi.HARDWARE_STAMPING if hardware else abi.STAMPING
     handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, flags)
+    # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
+    time.sleep(0.005)
 
 
 def set_path(handle: socket.socket, options: SocketOptions, port: int = 0) -> None:

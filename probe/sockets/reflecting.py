@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from probe.errors import PrivilegeError, SocketError
 from probe.packets.arrival import Arrival
 from probe.sockets import abi
-from probe.sockets.opening import enlarge, kernel_takes_ids
+from probe.sockets.opening import enlarge, kernel_takes_ids, set_stamping
 from probe.sockets.packet_socket import pressure
 from probe.sockets.receive_block import ReceiveBlock
 from probe.sockets.stamp_ids import KernelCounter
@@ -65,14 +65,12 @@ def open_reflecting(family: int, address: str, port: int, scope: int = 0) -> Ref
         raise SocketError(f"cannot open an {name} socket: {problem.strerror}") from None
     try:
         enlarge(handle, _BUFFER)
-        handle.setsockopt(socket.SOL_SOCKET, abi.SO_TIMESTAMPING, abi.STAMPING)
         if family == socket.AF_INET6:
             handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         for option, _ in _IPV4 if family == socket.AF_INET else _IPV6:
             level = socket.IPPROTO_IP if family == socket.AF_INET else socket.IPPROTO_IPV6
             handle.setsockopt(level, option, 1)
-        # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
-        time.sleep(0.005)
+        set_stamping(handle)
         handle.bind((address, port) if family == socket.AF_INET else (address, port, 0, scope))
         if family == socket.AF_INET6:
             # What a local route delivers here may be answered from there, as on IPv4 without being asked.

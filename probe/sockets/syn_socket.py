@@ -37,7 +37,15 @@ from numpy.typing import NDArray
 from probe.errors import PrivilegeError, SocketError
 from probe.packets import tcp
 from probe.sockets import abi, filters
-from probe.sockets.opening import SocketOptions, enlarge, kernel_takes_ids, set_path, set_stamping
+from probe.sockets.opening import (
+    SocketOptions,
+    enlarge,
+    kernel_takes_ids,
+    quote_errors,
+    set_path,
+    set_stamping,
+    setting_up,
+)
 from probe.sockets.packet_socket import ROWS, PacketSocket
 from probe.sockets.ports import ReservedPorts
 from probe.sockets.sources import Sources, Watch
@@ -165,25 +173,19 @@ def open_syn(
         handle = opened.enter_context(_open(options.family))
         reserved = ReservedPorts(options.family, ports)
         opened.callback(reserved.close)
-        try:
+        with setting_up(handle, "TCP probe socket"):
             filters.attach(handle, filters.own_segments(options.family, reserved.numbers))
             enlarge(handle, options.receive_buffer)
-            set_stamping(handle, options)
-            if v4:
-                handle.setsockopt(socket.IPPROTO_IP, abi.IP_RECVERR, 1)
-            else:
-                handle.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_RECVERR, 1)
+            quote_errors(handle)
+            if not v4:
                 handle.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, _CHECKSUM_AT)
             set_path(handle, options)
             _discard(handle)
-        except OSError as problem:
-            raise SocketError(f"cannot set up the TCP probe socket: {problem.strerror}") from None
+            set_stamping(handle, hardware=bool(options.hardware))
         sources = Sources(options, watch) if v4 else None
         if sources is not None:
             opened.callback(sources.close)
         chosen = kernel_takes_ids() if choose_id is None else choose_id
-        # The kernel switches stamping on in the background; the first packet after setsockopt may miss it.
-        time.sleep(0.005)
         probe_socket = SynSocket(handle, reserved, sources, choose_id=chosen, hardware=options.hardware)
         opened.pop_all()
     return probe_socket
