@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from probe.clock import MILLISECOND, SECOND, SystemClock
-from probe.engine.channel import Channel, Flow
-from probe.engine.engine import Engine, Notice
+from probe.clock import MILLISECOND
+from probe.engine.channel import Flow
 from probe.engine.handshake import handshake
-from probe.engine.samples import CLOSED, Cut
-from probe.engine.schedule import Schedule
+from probe.engine.samples import CLOSED
 from probe.engine.source_ports import share, width
 from probe.host.netlink import Changes
 from probe.packets import tcp
@@ -24,14 +19,8 @@ from probe.sockets.opening import SocketOptions
 from probe.sockets.syn_socket import SynSocket, open_syn
 from probe.windows.summary import summarise
 from tests.lab.capture import Packet
+from tests.lab.driving import FAMILIES, TIMEOUT, Driven, address_of
 from tests.lab.netlab import Namespace
-
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-TIMEOUT = 250 * MILLISECOND
-
-
-def address_of(namespace: Namespace, version: int) -> str:
-    return namespace.ipv4 if version == 4 else namespace.ipv6
 
 
 def listen(namespace: Namespace, version: int, port: int, backlog: int = 128) -> socket.socket:
@@ -87,7 +76,31 @@ def segments(packets: Sequence[Packet]) -> list[Segment]:
     return found
 
 
-class Prober:
+class Counting(Driven):
+    """An engine whose flows' counts are asked for."""
+
+    def finish(self) -> None:
+        """Wait for what is outstanding, and close the windows."""
+        self.await_rest()
+
+    def total(self, name: str, flow: int | None = None) -> int:
+        """A count of one flow, or of all, over all windows; `closed`: received, and nobody listens."""
+        if name == "closed":
+            return sum(
+                int(((s.state & CLOSED) != 0)[: s.inside][flow is None or s.flow[: s.inside] == flow].sum())
+                for cut in self.cuts
+                for s in cut.samples
+            )
+        values = [summarise(cut, len(self.flows), self.timeout).values[name] for cut in self.cuts]
+        return sum(int(column.sum() if flow is None else column[flow]) for column in values)
+
+    def counts(self, flow: int) -> dict[str, int]:
+        """What became of the probes of one flow."""
+        names = ("sent", "received", "closed", "lost", "errors", "duplicates", "unstamped")
+        return {name: self.total(name, flow) for name in names}
+
+
+class Prober(Counting):
     """An engine in `near`, its flows in the order of `targets` (address, port), `lanes` of them each.
 
     `spread`: as many source ports as bursts and intervals need; or, as most tests want it, one a flow.
@@ -109,75 +122,22 @@ class Prober:
         spread: bool = False,
     ) -> None:
         family = FAMILIES[version]
-        self.near, self.timeout = near, timeout
         chosen = options or SocketOptions(family)
         needed = width(interval, burst) if spread else 1
         spans = share([target for target in targets for _ in range(lanes)], [needed] * lanes * len(targets))
         ports = max(first + count for first, count in spans)
         self.socket: SynSocket = near.call(lambda: open_syn(chosen, ports, watch, choose_id=choose_id))
-        self.flows = [
+        flows = [
             Flow(n * lanes + lane, sockaddr(family, address), tcp.SIZE, True, lane, port)
             for n, (address, port) in enumerate(targets)
             for lane in range(lanes)
         ]
-        count = len(self.flows)
-        self.channel = Channel(
+        super().__init__(
+            near,
             self.socket,
-            self.flows,
-            Schedule([interval] * count, [False] * count, np.random.default_rng(), [burst] * count),
-            capacity=8192,
-            all_flows=count,
-            token=np.random.default_rng().bytes(8),
-            base_id=1,
-            speak=handshake(self.socket, spans),
-        )
-        self.cuts: list[Cut] = []
-        self.notices: list[Notice] = []
-        self.engine = Engine(
-            [self.channel],
-            SystemClock(),
-            window=SECOND,
+            flows,
+            handshake(self.socket, spans),
+            interval=interval,
+            burst=burst,
             timeout=timeout,
-            tick=5 * MILLISECOND,
-            flows=count,
-            on_cut=self.cuts.append,
-            on_notice=self.notices.append,
         )
-
-    def run(self, count: int, deadline_s: float = 30) -> None:
-        """Send so many probes in all; returns once they have left."""
-        until, head = time.monotonic() + deadline_s, self.channel.ledger.head
-        with self.near.inside():
-            while self.channel.ledger.head < head + count:
-                assert time.monotonic() < until
-                wake = self.engine.turn()
-                time.sleep(max(0.0, wake / 1e9 - time.monotonic()))
-
-    def finish(self) -> None:
-        """Wait for what is outstanding, and close the windows."""
-        with self.near.inside():
-            self.engine.finish(time.sleep)
-
-    def total(self, name: str, flow: int | None = None) -> int:
-        """A count of one flow, or of all, over all windows; `closed`: received, and nobody listens."""
-        if name == "closed":
-            return sum(
-                int(((s.state & CLOSED) != 0)[: s.inside][flow is None or s.flow[: s.inside] == flow].sum())
-                for cut in self.cuts
-                for s in cut.samples
-            )
-        values = [summarise(cut, len(self.flows), self.timeout).values[name] for cut in self.cuts]
-        return sum(int(column.sum() if flow is None else column[flow]) for column in values)
-
-    def counts(self, flow: int) -> dict[str, int]:
-        """What became of the probes of one flow."""
-        names = ("sent", "received", "closed", "lost", "errors", "duplicates", "unstamped")
-        return {name: self.total(name, flow) for name in names}
-
-    @property
-    def foreign(self) -> int:
-        return self.channel.counters.foreign + self.channel.counters.unanswerable
-
-    def close(self) -> None:
-        self.engine.close()
-        self.socket.close()

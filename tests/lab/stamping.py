@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from probe.clock import MICROSECOND, MILLISECOND, SECOND, SystemClock
-from probe.engine.channel import Channel, Flow
-from probe.engine.engine import Engine, Notice
+from probe.engine.channel import Flow
 from probe.engine.reflection import KEPT, reflection
-from probe.engine.samples import ABSENT, Cut
-from probe.engine.schedule import Schedule
+from probe.engine.samples import ABSENT
 from probe.sockets.abi import sockaddr
 from probe.sockets.datagram import DatagramSocket, open_datagram
 from probe.sockets.opening import SocketOptions
 from probe.windows.outcomes import judge
+from tests.lab.driving import FAMILIES, TIMEOUT, Driven, address_of
 from tests.lab.netlab import Namespace
 from tests.system.commands import DEADLINE_S, ROOT, coloprobe
 
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 PORT = 862
-TIMEOUT = 250 * MILLISECOND
 OWN_ERROR = 20 * MICROSECOND
-
-
-def address_of(namespace: Namespace, version: int) -> str:
-    return namespace.ipv4 if version == 4 else namespace.ipv6
 
 
 class Reflecting:
@@ -95,7 +84,7 @@ class Fate:
     lost: int
 
 
-class Sender:
+class Sender(Driven):
     """An engine in `near`: flow k goes to the k-th of `targets`, all from one socket."""
 
     def __init__(
@@ -113,55 +102,32 @@ class Sender:
         window: int = SECOND,
         ttl: int = 0,
     ) -> None:
-        self.near = near
         options = SocketOptions(FAMILIES[version], max_size=max(sizes), ttl=ttl)
         self.socket: DatagramSocket = near.call(
             lambda: open_datagram(options, kept=KEPT, choose_id=choose_id)
         )
-        self.count = count = len(targets)
+        self.count = len(targets)
         flows = []
         for n, target in enumerate(targets):
             raw = sockaddr(FAMILIES[version], target)
             there = raw[:2] + port.to_bytes(2, "big") + raw[4:]
             flows.append(Flow(n, there, sizes[n % len(sizes)], True, 0, port))
-        rng = np.random.default_rng()
-        self.channel = Channel(
+        super().__init__(
+            near,
             self.socket,
             flows,
-            Schedule([interval] * count, [False] * count, rng, [burst] * count),
-            capacity=16_384,
-            all_flows=count,
-            token=rng.bytes(8),
-            base_id=int(rng.integers(0, 1 << 16)),
-            speak=reflection(SystemClock(), lambda: OWN_ERROR, key),
+            reflection(SystemClock(), lambda: OWN_ERROR, key),
+            interval=interval,
+            burst=burst,
+            timeout=TIMEOUT,
+            window=window,
+            tick=2 * MILLISECOND,
             reflecting=True,
         )
-        self.cuts: list[Cut] = []
-        self.notices: list[Notice] = []
-        self.engine = Engine(
-            [self.channel],
-            SystemClock(),
-            window=window,
-            timeout=TIMEOUT,
-            tick=2 * MILLISECOND,
-            flows=count,
-            on_cut=self.cuts.append,
-            on_notice=self.notices.append,
-        )
-
-    def run(self, count: int, deadline_s: float = 30) -> None:
-        """Send at least so many more probes; returns once they have left."""
-        until, head = time.monotonic() + deadline_s, self.channel.ledger.head
-        with self.near.inside():
-            while self.channel.ledger.head < head + count:
-                assert time.monotonic() < until
-                wake = self.engine.turn()
-                time.sleep(max(0.0, wake / 1e9 - time.monotonic()))
 
     def finish(self) -> list[Fate]:
         """Wait for what is outstanding, and close the windows. Returns every probe in order of sending."""
-        with self.near.inside():
-            self.engine.finish(time.sleep)
+        self.await_rest()
         return self.fates()
 
     def fates(self) -> list[Fate]:
@@ -193,14 +159,6 @@ class Sender:
                 )
                 seqs[flow] += 1
         return found
-
-    @property
-    def foreign(self) -> int:
-        return self.channel.counters.foreign + self.channel.counters.unanswerable
-
-    def close(self) -> None:
-        self.engine.close()
-        self.socket.close()
 
 
 def one_way(fate: Fate) -> bool:

@@ -17,21 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import pytest
 
-from probe.clock import MILLISECOND, SECOND, SystemClock
-from probe.engine.channel import Channel, Flow
+from probe.clock import MILLISECOND, SECOND
+from probe.engine.channel import Flow
 from probe.engine.connection import Connection
-from probe.engine.engine import Engine
-from probe.engine.schedule import Schedule
 from probe.packets.tcp import ACK, RST, SYN
 from probe.sockets.abi import sockaddr
 from probe.sockets.connecting import ConnectSocket
 from probe.sockets.opening import SocketOptions
 from probe.windows.outcomes import judge
 from tests.lab.capture import Capture
-from tests.lab.handshaking import FAMILIES, TIMEOUT, Prober, Segment, address_of, listen, segments
+from tests.lab.driving import FAMILIES, TIMEOUT, address_of
+from tests.lab.handshaking import Counting, Segment, listen, segments
 from tests.lab.link import Chance, Constant, Impairments, Uniform
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.running import AS_NOBODY
@@ -44,7 +42,7 @@ REFUSED = ("received", "closed", "unstamped")  # what counts a refusal
 _RST_AT_CLOSE = struct.pack("=ii", 1, 0)
 
 
-class Connector(Prober):
+class Connector(Counting):
     """An engine in `near` that connects to `targets` (address, port), `lanes` flows each.
 
     labels: the first lane's IPv6 flow label; the others' are multiples of it.
@@ -64,37 +62,17 @@ class Connector(Prober):
         options: SocketOptions | None = None,
     ) -> None:
         family = FAMILIES[version]
-        self.near, self.timeout = near, timeout
-        self.flows = [
+        flows = [
             Flow(
                 n * lanes + lane, _sockaddr(family, address, port, labels * (lane + 1)), 60, True, lane, port
             )
             for n, (address, port) in enumerate(targets)
             for lane in range(lanes)
         ]
-        count, chosen = len(self.flows), options or SocketOptions(family)
-        self.connects = near.call(lambda: ConnectSocket(chosen, [flow.lane for flow in self.flows], timeout))
-        self.socket = self.connects  # type: ignore[assignment]
-        self.channel = Channel(
-            self.connects,
-            self.flows,
-            Schedule([interval] * count, [False] * count, np.random.default_rng(), [burst] * count),
-            capacity=16_384,
-            all_flows=count,
-            token=bytes(8),
-            base_id=1,
-            speak=Connection,
-        )
-        self.cuts, self.notices = [], []
-        self.engine = Engine(
-            [self.channel],
-            SystemClock(),
-            window=SECOND,
-            timeout=timeout,
-            tick=5 * MILLISECOND,
-            flows=count,
-            on_cut=self.cuts.append,
-            on_notice=self.notices.append,
+        chosen = options or SocketOptions(family)
+        self.connects = near.call(lambda: ConnectSocket(chosen, [flow.lane for flow in flows], timeout))
+        super().__init__(
+            near, self.connects, flows, Connection, interval=interval, burst=burst, timeout=timeout
         )
 
     def rtts(self, flow: int, *, stamped: bool = True) -> list[int]:

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from tests.lab.capture import Capture
-from tests.lab.handshaking import address_of, listen, nobody_connected
+from tests.lab.driving import address_of
+from tests.lab.handshaking import listen, nobody_connected
 from tests.lab.link import Chance
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.reflecting import Reflecting, datagrams

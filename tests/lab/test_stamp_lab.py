@@ -13,10 +13,11 @@ import pytest
 from probe.clock import MICROSECOND, MILLISECOND
 from probe.engine.samples import BACKWARD, ERROR, FORWARD, LOCAL, UNTOLD
 from tests.lab.capture import Capture, Packet
+from tests.lab.driving import address_of
 from tests.lab.link import Constant, Every, Impairments
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.running import AS_NOBODY, coloprobe_ping
-from tests.lab.stamping import OWN_ERROR, PORT, Fate, Reflecting, Sender, address_of, one_way
+from tests.lab.stamping import OWN_ERROR, PORT, Fate, Reflecting, Sender, one_way
 
 Pair = tuple[Namespace, Namespace]
 Opener = Callable[..., Sender]

@@ -19,16 +19,8 @@ from probe.clock import MILLISECOND
 from probe.packets import tcp
 from probe.packets.tcp import ACK, RST, SYN
 from tests.lab.capture import Capture
-from tests.lab.handshaking import (
-    FAMILIES,
-    Prober,
-    Segment,
-    address_of,
-    listen,
-    nobody_connected,
-    segments,
-    tcp_counters,
-)
+from tests.lab.driving import FAMILIES, address_of
+from tests.lab.handshaking import Prober, Segment, listen, nobody_connected, segments, tcp_counters
 from tests.lab.link import Chance, Constant, Duplicate, Every, Impairments
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.running import AS_NOBODY
