@@ -2,7 +2,7 @@
 the kernel's own round-trip time. Needs no privilege.
 
 A probe is one non-blocking connect(2). Nobody waits for it: the kernel measures from SYN to SYN/ACK itself,
-and says so in TCP_INFO as long as the connection is there, so answers are read as lazily as any. Then the
+and says so in TCP_INFO as long as the connection is there, so it is enough to look at the next tick. Then the
 connection is reset, which leaves no TIME_WAIT behind, and its socket used again.
 
 A flow's connections leave from its lane's source port, so it keeps its 5-tuple, and with it its path. Only
