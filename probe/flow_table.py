@@ -18,6 +18,7 @@ NOTABLE = 20_000  # ns; a smaller difference of RTTs is a host's noise
 _FAR = 5  # MADs from the median
 _APART = 3  # two groups lie so many times further apart than a group is wide
 _SIGMAS = 4  # standard deviations that chance does not make
+_DOUBTFUL = 1.5  # and those that one flow table in ten or so shows by chance
 _MOST_GROUPS = 8
 # The standard error of a median of n normal values is 1.2533 sigma / sqrt(n), and the mean difference of two
 # of them, which jitter is, 1.1284 sigma.
@@ -149,21 +150,26 @@ def _lossy(rows: Sequence[FlowRow]) -> list[FlowRow]:
 
 
 def _alike(rows: Sequence[FlowRow]) -> bool:
-    """Whether chance may have made their losses so different.
+    """Whether chance may have made their losses so different."""
+    return _differing(rows) <= _SIGMAS
+
+
+def _differing(rows: Sequence[FlowRow]) -> float:
+    """How many standard deviations their losses differ more than chance makes them on average.
 
     It is the chi-squared test of homogeneity with Yates' correction, as losses are few; of k degrees of
     freedom chi-squared has mean k and variance 2k.
     """
     lost, sent = sum(row.lost for row in rows), sum(row.sent for row in rows)
-    if lost in (0, sent):
-        return True
+    if lost in (0, sent) or len(rows) == 1:
+        return 0.0
     p = lost / sent
     found = 0.0
     for row in rows:
         off = max(abs(row.lost - row.sent * p) - 0.5, 0)
         found += off * off / (row.sent * p * (1 - p))
     freedom = len(rows) - 1
-    return found <= freedom + _SIGMAS * sqrt(2 * freedom)
+    return (found - freedom) / sqrt(2 * freedom)
 
 
 def _below_the_worse(rows: Sequence[FlowRow]) -> float:
@@ -188,6 +194,9 @@ def _verdict_on_loss(rows: Sequence[FlowRow]) -> str:
     if lost == sent:
         return "no flow gets any reply"
     bad = _lossy(rows)
+    if not bad and _differing(rows) > _DOUBTFUL:
+        least, most = (_percent(pick(row.loss for row in rows)) for pick in (min, max))
+        return f"flows lose {least} to {most}: too little to tell a bad path from chance"
     if not bad:
         return f"all flows lose alike, {_percent(lost / sent)}"
     rest = [row for row in rows if row not in bad]

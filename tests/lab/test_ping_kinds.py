@@ -387,15 +387,16 @@ def test_icmp_flows_have_flow_labels_that_lead_over_two_paths(lab: Lab) -> None:
 
 @pytest.mark.emulator
 def test_a_path_that_loses_is_found_among_its_flows(lab: Lab, tmp_path: Path) -> None:
-    paths = TwoPaths(lab, fast=1_000_000, slow=1_000_000, loss=Chance(0.25))
+    # So many that even two good flows beside fourteen bad ones are no chance.
+    paths = TwoPaths(lab, fast=1_000_000, slow=1_000_000, loss=Chance(0.4))
     with Reflecting(paths.far, tmp_path, *CLOCK):
-        ping = ("--flows", "16", "-c", "20", *LATE, *CLOCK)
-        pinged = coloprobe_ping(paths.near, f"stamp://{paths.ipv4}", *ping, interval="200ms")
-        told = paths.near.run(coloprobe("ping", f"stamp://{paths.ipv4}", *ping, "-i", "200ms")).stdout
+        ping = ("--flows", "16", "-c", "40", *LATE, *CLOCK)
+        pinged = coloprobe_ping(paths.near, f"stamp://{paths.ipv4}", *ping, interval="100ms")
+        told = paths.near.run(coloprobe("ping", f"stamp://{paths.ipv4}", *ping, "-i", "100ms")).stdout
     whole, *each = points_of(pinged)
     assert (whole["forward_lost"] > 0, whole["backward_lost"]) == (True, 0)
-    # Of what was lost behind a flow's last reply nobody knows where.
-    assert whole["lost"] - 16 <= whole["forward_lost"] <= whole["lost"]
+    # Of what was lost behind a flow's last reply nobody knows where: two of three times nothing.
+    assert whole["lost"] - 16 * 3 <= whole["forward_lost"] <= whole["lost"]
     lossy = [point["flow"] for point in each if point["lost"]]
     assert 0 < len(lossy) < 16
     marked = re.findall(r"^ +(\d+) .* <- loss$", told, re.MULTILINE)

@@ -92,6 +92,16 @@ def test_a_path_that_loses_by_chance_is_all_its_flows() -> None:
     )
 
 
+def test_losses_that_differ_a_little_too_much_are_not_called_alike() -> None:
+    """Sixteen flows of which four may be on a better path, after 20 probes each."""
+    losses = [5, 6, 7, 0, 0, 7, 5, 2, 6, 3, 0, 3, 1, 7, 7, 3]
+    rows = [replace(row, lost=lost) for row, lost in zip(flows(16, sent=20), losses, strict=True)]
+    assert marked(rows) == {}
+    assert verdict(rows) == "flows lose nothing to 35 %: too little to tell a bad path from chance"
+    same = [replace(row, lost=lost) for row, lost in zip(rows, [4, 5, 3, 4] * 4, strict=True)]
+    assert verdict(same) == "all flows lose alike, 20 %"
+
+
 def test_all_dead() -> None:
     rows = [dead(row) for row in flows(4)]
     assert verdict(rows) == "no flow gets any reply"
