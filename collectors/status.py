@@ -58,11 +58,16 @@ def _state(payload: bytes) -> tuple[str, int | str] | None:
     if state not in ("online", "offline"):
         return None
     since = document.get("since")
-    return str(state), since if isinstance(since, int) and abs(since) < 1 << 63 else str(since or "")[:64]
+    return str(state), since if isinstance(since, int) and abs(since) < 1 << 63 else _text(since or "")
 
 
 def _version(payload: bytes) -> str:
-    return str(_document(payload).get("version", ""))[:64]
+    return _text(_document(payload).get("version", ""))
+
+
+def _text(value: object) -> str:
+    """The beginning of what it says. JSON can say half of a character, which has no place in UTF-8."""
+    return str(value)[:64].encode(errors="replace").decode()
 
 
 def _document(payload: bytes) -> dict[str, object]:

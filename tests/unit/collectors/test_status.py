@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,3 +101,10 @@ def test_the_number_of_agents_is_bounded() -> None:
 )
 def test_whatever_comes_is_an_event_or_nothing(payload: bytes) -> None:
     change(StatusBook(), payload)
+
+
+@pytest.mark.parametrize("key", ["since", "version"])
+def test_half_a_character_is_none(key: str) -> None:
+    # JSON can say it, UTF-8 cannot: what an agent wrote here ended every collector that heard it.
+    payload = f'{{"state": "online", "{key}": "\\ud800"}}'.encode()
+    assert change(StatusBook(), payload) is not None
