@@ -46,7 +46,7 @@ def message(body: bytes) -> str:
         document = None
     if isinstance(document, dict):
         text = str(document.get("error") or document.get("message") or text)
-    text = " ".join(text.split())
+    text = " ".join(text.split()).encode(errors="replace").decode()  # JSON can say half of a character
     if len(text) > MESSAGE_CHARACTERS:
         # The end often says why: 'partial write: ... dropped=1'.
         text = f"{text[: MESSAGE_CHARACTERS - 103]}...{text[-100:]}"
@@ -62,7 +62,7 @@ def retry_after_s(value: str | None, now_ns: int) -> float | None:
         return float(value[:9])
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)

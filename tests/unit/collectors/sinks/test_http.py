@@ -64,6 +64,8 @@ def test_a_missing_retention_policy_is_permanent_though_it_is_a_500() -> None:
         ("", None),
         (None, None),
         ("9" * 400, 999_999_999),
+        ("Mon, 21 Sep 99999999999999999999 14:13:50 GMT", None),
+        ("Mon, 21 Sep 2026 14:13:50 +9999999999999999999", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
@@ -85,6 +87,7 @@ def test_it_is_passed_on() -> None:
         (b"\xff", "\ufffd"),
         (b"[" * 100_000, None),
         (b"", "(no explanation)"),
+        (b'{"error":"half a character: \\ud800"}', "half a character: ?"),
     ],
 )
 def test_the_servers_words_in_one_bounded_line(body: bytes, text: str | None) -> None:
