@@ -116,8 +116,11 @@ class Spool:
         with self._lock:
             return self._run(work) or []
 
-    def forget(self, ranges: Iterable[tuple[int, int]]) -> int:
-        """Delete the batches of inclusive ranges; return how many there were. Raises: SpoolError."""
+    def forget(self, ranges: Iterable[tuple[int, int]], of: str = "") -> int:
+        """Delete the batches of inclusive ranges; return how many there were. Raises: SpoolError.
+
+        `of`: the id that the ranges were meant for; where this file has another by now, nothing is deleted.
+        """
 
         def work() -> int:
             self._begin(synced=False)
@@ -139,7 +142,7 @@ class Spool:
 
         ranges = list(ranges)
         with self._lock:
-            return self._run(twice) or 0
+            return self._run(twice) or 0 if of in ("", self.id) else 0
 
     def close(self) -> None:
         """Let go of the file. Harmless twice."""

@@ -242,7 +242,7 @@ class Uplink:
         spool = self._spool_id
         self._forgetting += 1
         try:
-            forgotten = await asyncio.to_thread(self._spool.forget, ranges)
+            forgotten = await asyncio.to_thread(self._spool.forget, ranges, spool)
         finally:
             self._forgetting -= 1
             self._progress.set()

@@ -74,6 +74,14 @@ def test_forgetting_ranges_that_are_nowhere_costs_nothing_and_does_nothing(spool
     assert spool.numbers(0, 10) == [1, 4]
 
 
+def test_ranges_of_another_spool_delete_nothing(spool: Spool) -> None:
+    """An acknowledgement for a file that was set aside a moment ago has the numbers of the new one, too."""
+    fill(spool, 3)
+    assert spool.forget([(1, 3)], "ffffffffffffffff") == 0
+    assert spool.forget([(1, 2)], spool.id) == 2
+    assert spool.numbers(0, 10) == [3]
+
+
 def test_failing_maker_leaves_nothing_behind(spool: Spool) -> None:
     def fail(number: int) -> bytes:
         raise RuntimeError("no")
