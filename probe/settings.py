@@ -132,6 +132,7 @@ class InfluxTable(Table, frozen=True):
     retention_policy: str = ""  # v1; empty: the database's default one
     username: str = ""  # v1
     password_file: str = ""  # v1, or COLOPROBE_INFLUX_PASSWORD
+    ca_file: str = ""  # of https://: trust this authority instead of the system's
     timeout: Duration = Duration.parse("10s")  # of one write
 
 
@@ -139,6 +140,7 @@ class LimitsTable(Table, frozen=True):
     batch_bytes: ByteSize = ByteSize.parse("256KiB")  # one batch, unpacked
     held_bytes: ByteSize = ByteSize.parse("32MiB")  # batches held while the sink does not answer
     quarantine_bytes: ByteSize = ByteSize.parse("64MiB")  # the quarantine file, then the oldest part goes
+    series: Annotated[int, Meta(ge=1, le=10_000_000)] = 50_000  # of one agent a day; lines beyond go aside
 
 
 class CollectorSettings(Table, frozen=True):

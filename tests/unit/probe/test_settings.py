@@ -293,7 +293,7 @@ COLLECTOR_ERRORS = [
     (
         COLLECTOR + '[influx]\ntoken = "secret"\n',
         "influx.token: unknown key (allowed: url, api, org, bucket, token_file, database, retention_policy, "
-        "username, password_file, timeout)",
+        "username, password_file, ca_file, timeout)",
     ),
     (
         COLLECTOR + '[limits]\nbatch_bytes = "0B"\n',
