@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 from collectors.sinks import Sink
@@ -22,6 +22,10 @@ from collectors.sinks.http import problem
 from probe.clock import Clock, SystemClock
 from probe.errors import MissingPartError, SettingsError, SinkError, SinkRefused, SinkUnavailable
 from probe.settings import CollectorSettings, InfluxTable, read_secret
+from probe.telemetry import tls
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 Answer = tuple[int, Mapping[str, str], bytes]
@@ -34,6 +38,7 @@ def open_sink(settings: CollectorSettings, file: str, clock: Clock | None = None
     """
     influx = settings.influx
     clock = clock or SystemClock()
+    secure = _trust(influx, file)
     if influx.api == "v1":
         if not influx.database:
             raise SettingsError(file, "influx.database", "is empty", "the name of a database")
@@ -44,11 +49,21 @@ def open_sink(settings: CollectorSettings, file: str, clock: Clock | None = None
             raise SettingsError(
                 file, "influx.username", "is not set", "the user that the password belongs to"
             )
-        return InfluxV1(influx, password, file, clock)
+        return InfluxV1(influx, password, file, clock, secure)
     if not influx.bucket:
         raise SettingsError(file, "influx.bucket", "is empty", "the name of a bucket")
     token = read_secret(influx.token_file, "COLOPROBE_INFLUX_TOKEN", file, "influx.token_file")
-    return InfluxV2(influx, token, file, clock)
+    return InfluxV2(influx, token, file, clock, secure)
+
+
+def _trust(influx: InfluxTable, file: str) -> ssl.SSLContext | None:
+    if not influx.url.startswith("https:"):
+        return None
+    try:
+        return tls.trust(influx.ca_file, tls.DATABASE.ca_file)
+    except ValueError as problem:
+        said = str(problem).removeprefix(f"{tls.DATABASE.ca_file}: ")
+        raise SettingsError(file, tls.DATABASE.ca_file, said, "a file of PEM certificates") from None
 
 
 class _Http:
@@ -85,7 +100,7 @@ class _Http:
         try:
             status, headers, said = self._post(packed)
         except urllib3.exceptions.SSLError as failure:
-            raise SinkRefused(f"no TLS: {failure}; {self._file}: see influx.url") from None
+            raise self._no_tls(failure) from None
         except urllib3.exceptions.NewConnectionError as failure:  # to urllib3 a kind of timeout
             text = str(failure).rpartition(": ")[2]
             raise SinkUnavailable(
@@ -101,6 +116,12 @@ class _Http:
         if failed is not None:
             raise failed
 
+    def _no_tls(self, failure: BaseException) -> SinkRefused:
+        # urllib3 wraps what the handshake said, influxdb-client wraps that.
+        cause = failure.args[0] if failure.args and isinstance(failure.args[0], OSError) else failure
+        said = tls.explain(cause, tls.DATABASE) or f"{' '.join(str(failure).split())}; see influx.url"
+        return SinkRefused(f"no TLS: {said} ({self._file})")
+
     def _post(self, packed: bytes) -> Answer:
         """One request. Raises: urllib3's exceptions, OSError, ValueError."""
         raise NotImplementedError
@@ -112,7 +133,14 @@ class _Http:
 class InfluxV1(_Http):
     """InfluxDB 1.x: `/write` with database, retention policy and basic authentication."""
 
-    def __init__(self, influx: InfluxTable, password: str | None, file: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        influx: InfluxTable,
+        password: str | None,
+        file: str,
+        clock: Clock,
+        secure: ssl.SSLContext | None,
+    ) -> None:
         try:
             import urllib3
         except ModuleNotFoundError:
@@ -140,7 +168,11 @@ class InfluxV1(_Http):
             basic = base64.b64encode(f"{influx.username}:{password or ''}".encode()).decode()
             self._headers["Authorization"] = f"Basic {basic}"
         self._pool = urllib3.PoolManager(
-            num_pools=1, maxsize=1, retries=False, timeout=urllib3.Timeout(total=influx.timeout.seconds)
+            num_pools=1,
+            maxsize=1,
+            retries=False,
+            timeout=urllib3.Timeout(total=influx.timeout.seconds),
+            ssl_context=secure,
         )
 
     def _post(self, packed: bytes) -> Answer:
@@ -154,7 +186,9 @@ class InfluxV1(_Http):
 class InfluxV2(_Http):
     """InfluxDB 1.8, 2.x, 3.x and VictoriaMetrics: `/api/v2/write` with organization, bucket and token."""
 
-    def __init__(self, influx: InfluxTable, token: str | None, file: str, clock: Clock) -> None:
+    def __init__(
+        self, influx: InfluxTable, token: str | None, file: str, clock: Clock, secure: ssl.SSLContext | None
+    ) -> None:
         try:
             with _without_numpy():
                 client: Any = importlib.import_module("influxdb_client")
@@ -184,6 +218,7 @@ class InfluxV2(_Http):
             timeout=max(1, int(influx.timeout.seconds * 1000)),
             connection_pool_maxsize=1,
             retries=False,
+            ssl_context=secure,
         )
         self._service = client.WriteService(self._client.api_client)
 
@@ -200,9 +235,7 @@ class InfluxV2(_Http):
             )
         except self._failure as failure:
             if not failure.status:  # its own word for a failed handshake
-                raise SinkRefused(
-                    f"no TLS: {' '.join(str(failure.reason).split())}; {self._file}: see influx.url"
-                ) from None
+                raise self._no_tls(failure.__context__ or failure) from None
             return failure.status, failure.headers or {}, (failure.body or "").encode()
         return 204, {}, b""
 
