@@ -92,7 +92,8 @@ def _broker(mqtt: MqttTable, identity: str, file: str) -> Finding:
     except SettingsError as problem:
         return Finding("broker", "failed", str(problem), f"{problem.key}: {problem.allowed}")
     except ColoprobeError as problem:
-        return Finding("broker", "failed", f"{mqtt.url}: {problem}", "start the broker, or correct [mqtt]")
+        said = str(problem).removeprefix(f"{mqtt.url}: ")
+        return Finding("broker", "failed", f"{mqtt.url}: {said}", "start the broker, or correct [mqtt]")
     except TimeoutError:
         return Finding(
             "broker",

@@ -389,5 +389,6 @@ def _translated(url: str, problem: BaseException) -> BaseException:
     if isinstance(cause, TimeoutError):
         return MqttUnavailable(f"{url}: no answer; is the broker running there, and is this its MQTT port?")
     if isinstance(cause, OSError):
-        return MqttUnavailable(f"{url}: {cause.strerror or cause}; is the broker running there? (mqtt.url)")
+        said = f"{cause.strerror}; is the broker running there?" if cause.strerror else str(cause)
+        return MqttUnavailable(f"{url}: {said} (mqtt.url)")
     return MqttUnavailable(f"{url}: {problem}") if isinstance(problem, aiomqtt.MqttError) else problem

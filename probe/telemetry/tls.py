@@ -35,6 +35,11 @@ class Peer:
 BROKER = Peer("the broker", "mqtt.url", "mqtt.ca_file", "mqtt.cert_file and mqtt.key_file")
 DATABASE = Peer("the database", "influx.url", "influx.ca_file", "")
 
+_HUNG_UP = (
+    "it hung up during the TLS handshake; is this its mqtts port, and does it want a certificate "
+    "(mqtt.cert_file, mqtt.key_file)?"
+)
+
 # OpenSSL's X509_V_ERR_... of a certificate that we verified.
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAMES = 9, 10, (62, 63, 64)
 
@@ -67,8 +72,10 @@ def context(mqtt: MqttTable) -> ssl.SSLContext:
             try:
                 super().do_handshake(block)
                 _hear_verdict(self)
-            except BaseException:
+            except BaseException as problem:
                 self.close()  # paho leaves it open
+                if isinstance(problem, (ConnectionError, ssl.SSLEOFError)):
+                    raise ConnectionError(_HUNG_UP) from problem
                 raise
 
     try:
@@ -159,7 +166,6 @@ def _hear_verdict(connection: ssl.SSLSocket) -> None:
     connection.setblocking(False)
     try:
         with suppress(ssl.SSLWantReadError):
-            if connection.recv(1):
-                raise ssl.SSLError(1, "it speaks before it is spoken to")
+            raise ConnectionError("closed" if not connection.recv(1) else "it speaks before it is spoken to")
     finally:
         connection.settimeout(timeout)

@@ -16,11 +16,12 @@ import random
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -75,6 +76,7 @@ class Server:
         self.port = port
         self.log = directory / f"{name}.log"
         self._argv = argv
+        self.secure: ssl.SSLContext | None = None  # it speaks https, and this trusts its certificate
         self._health = health  # HTTP path that says 2xx once it serves; empty: a TCP connection will do
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -116,7 +118,11 @@ class Server:
 
     def request(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """One HTTP request. Raises: OSError, HTTPException."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = (
+            HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.secure)
+            if self.secure
+            else HTTPConnection("127.0.0.1", self.port, timeout=30)
+        )
         try:
             connection.request(method, path, body)
             response = connection.getresponse()
@@ -194,8 +200,13 @@ def mosquitto(tmp_path: Path, *, extra_conf: str = "") -> Iterator[Server]:
 
 
 @contextmanager
-def influxdb(tmp_path: Path, *, extra_http: str = "") -> Iterator[Influx]:
-    """InfluxDB 1.6; `extra_http`: further lines of the section [http] (auth-enabled, max-body-size, ...)."""
+def influxdb(
+    tmp_path: Path, *, extra_http: str = "", secure: ssl.SSLContext | None = None
+) -> Iterator[Influx]:
+    """InfluxDB 1.6; `extra_http`: further lines of the section [http] (auth-enabled, max-body-size, ...).
+
+    With `secure` these lines have to switch https on.
+    """
     binary, port, rpc, directory = (
         program("influxd"),
         free_port(),
@@ -226,6 +237,7 @@ def influxdb(tmp_path: Path, *, extra_http: str = "") -> Iterator[Influx]:
         """
     )
     server = Influx("influxdb", [binary, "-config", str(configuration)], port, directory, health="/ping")
+    server.secure = secure
     with _running(server):
         yield server
 
