@@ -1,0 +1,107 @@
+"""A seed, a length of time and a cast in, what is broken, when, for how long out: pure, always the same.
+
+    kill      SIGKILL, started again at the end          drop, reject, reset   a link is cut: packets vanish,
+    end       SIGTERM, started again at the end                                get an ICMP error, or a TCP RST
+    freeze    SIGSTOP, SIGCONT at the end                fill                  no room on an agent's disk
+    wipe      the broker is killed, and its persistence deleted before it is started again
+
+Faults of different parts may overlap, faults of one part or one link do not. They are dealt from a shuffled
+deck with a card for each kind of fault and part, so that a short run sees as many different ones as it can.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+PROCESS = ("kill", "end", "freeze")
+CUTS = ("drop", "reject", "reset")
+KINDS = (*PROCESS, "wipe", *CUTS, "fill")
+
+_BREATH_S = 0.3  # between two faults of one part
+_SHORTEST_S = 0.2
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who takes part, by name. `bystanders` are never killed (they keep their batches in memory)."""
+
+    agents: tuple[str, ...]
+    collectors: tuple[str, ...]
+    broker: str = "broker"
+    database: str = "database"
+    cramped: tuple[str, ...] = ()  # agents with a small disk of their own
+    bystanders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One fault, in seconds from the beginning of the run; `where`: a part, or two joined by '-'."""
+
+    at_s: float
+    until_s: float
+    kind: str
+    where: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'-'.join(self.where)} for {self.until_s - self.at_s:.1f} s"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens in a run; `persistent`: whether the broker keeps its queues on disk."""
+
+    seed: int
+    duration_s: float
+    persistent: bool
+    faults: tuple[Fault, ...]
+
+
+def draw(seed: int, duration_s: float, cast: Cast, *, pace_s: float = 2.0, longest_s: float = 6.0) -> Plan:
+    """The plan of this seed: a fault every `pace_s` on average, each up to `longest_s` long.
+
+    All of them are over by `duration_s`.
+    """
+    chance = random.Random(seed)
+    persistent = chance.random() < 0.7
+    cards = _deal(chance, cast)
+    busy: dict[tuple[str, ...], float] = defaultdict(float)  # until when a part or link is in a fault
+    faults: list[Fault] = []
+    now = 0.0
+    while True:
+        now += chance.uniform(0.2, 2 * pace_s - 0.2)
+        kind, where = next(cards)
+        at = max(now, busy[where])
+        until = min(at + chance.uniform(_SHORTEST_S, longest_s), duration_s)
+        if now >= duration_s - _SHORTEST_S:
+            return Plan(seed, duration_s, persistent, tuple(sorted(faults)))
+        if until - at < _SHORTEST_S:
+            continue
+        busy[where] = until + _BREATH_S
+        faults.append(Fault(round(at, 2), round(until, 2), kind, where))
+
+
+def _deal(chance: random.Random, cast: Cast) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Cards without end: a kind of fault, and whom it meets."""
+    senders = (*cast.agents, *cast.bystanders)
+    while True:
+        deck: list[tuple[str, tuple[str, ...]]] = []
+        for kind in PROCESS:
+            deck += [
+                (kind, (chance.choice(group),))
+                for group in (cast.agents, cast.agents, cast.collectors, (cast.broker,), (cast.database,))
+            ]
+        deck += [("freeze", (name,)) for name in cast.bystanders]
+        deck.append(("wipe", (cast.broker,)))
+        deck += [("fill", (name, "disk")) for name in cast.cramped]
+        links = (
+            (chance.choice(senders), cast.broker),
+            (chance.choice(cast.agents), cast.broker),
+            (chance.choice(cast.collectors), cast.broker),
+            (chance.choice(cast.collectors), cast.database),
+        )
+        deck += [(chance.choice(CUTS), link) for link in links]
+        chance.shuffle(deck)
+        yield from deck
