@@ -1,9 +1,13 @@
 """Batches in, the next write out: what is held, grouped, split, put back or dropped; pure decisions, no I/O.
 
-    fresh ---group---> write --ok------------------> finished
-      ^                  |--rejected, too large----> halves (batches), then suspects (lines of one batch)
-      |                  `--unavailable, refused---> put back
+    live, old --group--> write --ok------------------> finished
+      ^                    |--rejected, too large----> halves (batches), then suspects (lines of one batch)
+      |                    `--unavailable, refused---> put back
     offer
+
+Live batches, those of the last minutes, are written first, and where there is no room for one, old ones are
+dropped unacknowledged, the last that came first: their agents send them again. The old ones still get one
+write of six, or all that nothing live needs.
 
 A rejected write is halved until the batch, and in it the lines, are known that the sink does not take. These
 halves and fresh groups take turns, one write each, and so do the suspects among themselves: a batch of a
@@ -15,26 +19,41 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from collectors import members
 from collectors.quarantine import Entry
 from probe.telemetry.topics import BatchId
 
-GROUP_BYTES = 1 << 20  # one write: some 4,000 lines, where InfluxDB is near its best
+GROUP_BYTES = 4 << 20  # of text in one write: some 9,000 lines, where InfluxDB is near its best
 OVERHEAD_BYTES = 1024  # what a held batch costs beside its text
 GIVE_UP = 5  # failures of a write while at least as many others went through
+_TURNS = ("live", "again", "live", "suspects", "live", "old")
 
 
 @dataclass(eq=False)
 class Held:
-    """A batch that waits for the sink: `body` may be empty where only `aside` (for quarantine) is left."""
+    """A batch that waits for the sink: `body` may be empty where only `aside` (for quarantine) is left.
+
+    packed: `body` is one gzip member; text_bytes: its length unpacked (taken from `body` where it is text).
+    """
 
     id: BatchId | None  # None: the collector's own, which nobody waits for
     body: bytes
     count: int = 0  # lines in `body`
     newest_ns: int = 0
     aside: list[Entry] = field(default_factory=list)
+    packed: bool = False
+    text_bytes: int = 0
+    live: bool = True  # of the last minutes
+    over_limit: int = 0  # lines in `aside` because of their agent's too many series
 
     def __post_init__(self) -> None:
         self.size = OVERHEAD_BYTES + len(self.body) + sum(len(entry.content) for entry in self.aside)
+        if not self.packed:
+            self.text_bytes = len(self.body)
+
+    def text(self) -> bytes:
+        """Its lines."""
+        return members.unpacked(self.body) if self.packed else self.body
 
 
 @dataclass
@@ -65,10 +84,19 @@ class Job:
     tries: Tries = field(default_factory=Tries)
 
     @property
+    def packed(self) -> bool:
+        """Whether `body` is gzip."""
+        return self.suspect is None and any(held.packed for held in self.batches)
+
     def body(self) -> bytes:
+        """What to write: lines, or gzip of one or more members."""
         if self.suspect:
             return b"".join(self.lines)
-        return b"".join(held.body for held in self.batches)
+        if not self.packed:
+            return b"".join(held.body for held in self.batches)
+        return b"".join(
+            held.body if held.packed else members.member(held.body) for held in self.batches if held.body
+        )
 
     @property
     def is_one_line(self) -> bool:
@@ -84,42 +112,63 @@ class Backlog:
         self._max = max_bytes
         self._by_agent: Counter[str] = Counter()
         self._ids: set[BatchId] = set()
-        self._fresh: deque[Held] = deque()
+        self._live: deque[Held] = deque()
+        self._old: deque[Held] = deque()
         self._again: deque[Job] = deque()  # groups to be written once more
         self._suspects: deque[Suspect] = deque()
         self._turn = 0
         self._successes = 0
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._again) + len(self._suspects)
+        return len(self._live) + len(self._old) + len(self._again) + len(self._suspects)
 
     def holds(self, batch: BatchId) -> bool:
         """Whether this batch waits already: an agent sends it again when it hears nothing."""
         return batch in self._ids
 
-    def offer(self, held: Held) -> bool:
-        """Hold a batch; False: there is no room for it, it is dropped."""
+    def offer(self, held: Held) -> list[Held]:
+        """Hold a batch. Returns what is dropped: others to make room for it, or itself."""
         agent = held.id.agent if held.id else ""
-        if self.bytes and self.bytes + held.size > self._max:
-            return False
-        if self._by_agent[agent] and self._by_agent[agent] + held.size > self._max // 2:
-            return False
+        dropped: list[Held] = []
+        while not self._has_room(held, agent):
+            share = self._by_agent[agent] + held.size > self._max // 2
+            evicted = self._evict(agent if share else None) if held.live else None
+            if evicted is None:
+                return [*dropped, held]
+            dropped += self._leave([evicted])
         self.bytes += held.size
         self._by_agent[agent] += held.size
         if held.id:
             self._ids.add(held.id)
-        self._fresh.append(held)
-        return True
+        (self._live if held.live else self._old).append(held)
+        return dropped
+
+    def _has_room(self, held: Held, agent: str) -> bool:
+        if self.bytes and self.bytes + held.size > self._max:
+            return False
+        return not self._by_agent[agent] or self._by_agent[agent] + held.size <= self._max // 2
+
+    def _evict(self, agent: str | None) -> Held | None:
+        """The old batch that came last (from this agent), taken out."""
+        for at in range(len(self._old) - 1, -1, -1):
+            held = self._old[at]
+            if agent is None or (held.id and held.id.agent == agent):
+                del self._old[at]
+                return held
+        return None
 
     def next(self) -> Job | None:
         """The next write, taken out; give it back by exactly one of the methods below."""
-        for _ in range(3):
-            self._turn = (self._turn + 1) % 3
-            if self._turn == 0 and self._again:
+        for _ in _TURNS:
+            self._turn = (self._turn + 1) % len(_TURNS)
+            turn = _TURNS[self._turn]
+            if turn == "live" and self._live:
+                return self._group(self._live)
+            if turn == "old" and self._old:
+                return self._group(self._old)
+            if turn == "again" and self._again:
                 return self._again.popleft()
-            if self._turn == 1 and self._fresh:
-                return self._group()
-            if self._turn == 2 and self._suspects:
+            if turn == "suspects" and self._suspects:
                 suspect = self._suspects.popleft()
                 return Job([suspect.held], suspect, suspect.pieces.pop(), suspect.tries)
         return None
@@ -139,7 +188,7 @@ class Backlog:
             self._again.extend((Job(job.batches[:middle]), Job(job.batches[middle:])))
             return []
         if job.suspect is None:
-            lines = [line + b"\n" for line in job.batches[0].body.split(b"\n") if line]
+            lines = [line + b"\n" for line in job.batches[0].text().split(b"\n") if line]
             self._suspects.append(Suspect(job.batches[0], [lines]))
             return []
         if len(job.lines) > 1:
@@ -174,11 +223,12 @@ class Backlog:
             return self.split(job, "")
         return self._leave(job.batches)
 
-    def _group(self) -> Job:
-        batches = [self._fresh.popleft()]
-        size = len(batches[0].body)
-        while self._fresh and (size := size + len(self._fresh[0].body)) <= GROUP_BYTES:
-            batches.append(self._fresh.popleft())
+    @staticmethod
+    def _group(waiting: deque[Held]) -> Job:
+        batches = [waiting.popleft()]
+        size = batches[0].text_bytes
+        while waiting and (size := size + waiting[0].text_bytes) <= GROUP_BYTES:
+            batches.append(waiting.popleft())
         return Job(batches)
 
     def _progress(self, job: Job) -> list[Held]:

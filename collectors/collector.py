@@ -20,11 +20,12 @@ from collectors.backlog import Backlog, Held
 from collectors.fanin import Acks, FanIn
 from collectors.quarantine import Entry, Quarantine, entries
 from collectors.report import Counters
+from collectors.series import SeriesBook
 from collectors.sinks import Sink
 from collectors.status import StatusBook
 from collectors.validate import validate
 from collectors.writer import Writer
-from probe.clock import Clock, SystemClock
+from probe.clock import SECOND, Clock, SystemClock
 from probe.errors import BatchError, ColoprobeError, SettingsError
 from probe.settings import CollectorSettings, LimitsTable, load_collector, read_secret
 from probe.telemetry import topics
@@ -34,6 +35,7 @@ REPORT_S = 10.0
 DRAIN_S = 5.0
 GOODBYE_S = 3.0
 EXCERPT_BYTES = 4096
+LIVE_NS = 120 * SECOND  # a batch whose newest line is older was kept back by an outage, and is not urgent
 COMPLAINTS = 1000  # (agent, reason) pairs that are told of, once each
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ class Collector:
         self._clock = clock
         self._sink = sink
         self._statuses = StatusBook()
+        self._series = SeriesBook(settings.limits.series)
         self._complained: set[tuple[str, str]] = set()
         self._stopping = False
         self._acks = Acks()
@@ -131,6 +134,7 @@ class Collector:
             clock,
             acknowledge=self._acks.add,
             known_good=self._report,
+            recovered=self._hint,
         )
         self._fanin = FanIn(
             settings.mqtt,
@@ -180,28 +184,52 @@ class Collector:
                 self._writer.offer(Held(None, event, 1))
             return
         try:
-            batch = validate(message.topic, message.payload, now_ns=now, max_bytes=self._max_batch)
+            batch = validate(
+                message.topic, message.payload, now_ns=now, max_bytes=self._max_batch, series=self._series
+            )
         except BatchError as problem:
             self._refuse(message, problem)
-        else:
-            self._writer.offer(
-                Held(batch.id, batch.body, batch.count, batch.newest_ns, entries(batch.id, batch.bad))
+            return
+        if batch.over_limit:
+            limit = f"more than limits.series, {self._series.limit}; lines of others are set aside"
+            self._complain(batch.id.agent, "series", limit)
+        self._writer.offer(
+            Held(
+                batch.id,
+                batch.body,
+                batch.count,
+                batch.newest_ns,
+                entries(batch.id, batch.bad),
+                batch.packed,
+                batch.text_bytes,
+                live=batch.newest_ns >= now - LIVE_NS,
+                over_limit=batch.over_limit,
             )
+        )
 
     def _refuse(self, message: Message, problem: BatchError) -> None:
         """Set a whole message aside, and let its agent forget it: it would come again for ever."""
         self.counters.rejected += 1
         batch = topics.parse_lines(message.topic)
-        complaint = (batch.agent if batch else "", problem.reason)
-        if complaint not in self._complained and len(self._complained) < COMPLAINTS:
-            self._complained.add(complaint)
-            log.warning("%r: refused (%s): %s", message.topic[:200], problem.reason, problem)
+        said = f"{message.topic[:200]!r} refused: {problem}"
+        self._complain(batch.agent if batch else "", problem.reason, said)
         if batch is None:
             return
         limit = max(self._max_batch, int(LimitsTable().batch_bytes))
         kept = message.payload if len(message.payload) <= limit else message.payload[:EXCERPT_BYTES]
         reason = f"{problem.reason}: {problem}"
         self._writer.offer(Held(batch, b"", aside=[Entry(batch, reason, bytes(kept), lines=0)]))
+
+    def _complain(self, agent: str, reason: str, text: str) -> None:
+        """Tell of it once for each agent and reason."""
+        if (agent, reason) not in self._complained and len(self._complained) < COMPLAINTS:
+            self._complained.add((agent, reason))
+            log.warning("%s (%s): %s", agent or "a topic that is none of ours", reason, text)
+
+    def _hint(self) -> None:
+        """The sink is back: every agent that is online may try again at once."""
+        for agent in self._statuses.online():
+            self._acks.hint(agent)
 
     def _discarded(self, messages: int) -> None:
         self.counters.dropped += messages

@@ -45,6 +45,13 @@ class Acks:
             self._quiet.clear()
             self.news.set()
 
+    def hint(self, agent: str) -> None:
+        """Tell an agent that acknowledgements are coming again, by one of no batch."""
+        if agent not in self._pending and self._count < MAX_PENDING:
+            self._pending[agent] = {}
+            self._quiet.clear()
+            self.news.set()
+
     def take(self) -> tuple[str, bytes] | None:
         """One agent and the acknowledgement for it (JSON); None: there is nothing to tell."""
         if not self._pending:

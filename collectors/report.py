@@ -15,6 +15,7 @@ class Counters:
     lines: int = 0
     rejected: int = 0
     quarantined: int = 0
+    over_limit: int = 0
     dropped: int = 0
     retries: int = 0
     write_latency_ns: int = 0  # slowest successful write since the last report
@@ -27,6 +28,7 @@ class Counters:
             "lines": self.lines,
             "rejected": self.rejected,
             "quarantined": self.quarantined,
+            "over_limit": self.over_limit,
             "dropped": self.dropped,
             "retries": self.retries,
             "held_bytes": held_bytes,

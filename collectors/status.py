@@ -23,6 +23,10 @@ class StatusBook:
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, int | str]] = {}
 
+    def online(self) -> list[str]:
+        """The agents that said so last."""
+        return [agent for agent, (state, _) in self._known.items() if state == "online"]
+
     def change(self, topic: str, payload: bytes, *, retained: bool, now_ns: int) -> bytes | None:
         """The event line that a status message amounts to, or None; `now_ns`: wall clock.
 

@@ -1,10 +1,11 @@
 """Batches in, acknowledgements out once the sink holds them: retries, back-off, alarms and quarantine.
 
-What to write next is `collectors.backlog`'s decision; here it is written, one write at a time, and the answer
-acted upon:
+What to write next is `collectors.backlog`'s decision; here it is written, two writes at a time so that the
+sink never waits for us, and the answer acted upon:
 
     yes                    acknowledge
-    SinkUnavailable        say so once, wait (exponential back-off, or as long as the sink wishes), try again
+    SinkUnavailable        say so once, wait (exponential back-off, or as long as the sink wishes, but not on
+                           when one that was away answers), try again
     SinkRefused            say so once, wait, try again slowly: only an operator can help
     SinkTooLarge, Rejected find what is to blame, set it aside with the reason, acknowledge
 """
@@ -25,6 +26,7 @@ from probe.telemetry.mqtt import Backoff
 from probe.telemetry.topics import BatchId
 
 REFUSED_PAUSE_S = 30.0
+POLL_S = 2.0  # how often a sink that is away is asked whether it is back
 MOST_SAID = 5  # different complaints in one outage
 LONGEST_WISH_S = 300.0  # of a sink that says how long to wait
 
@@ -37,6 +39,7 @@ class Writer:
     `acknowledge` is called with a batch once the sink holds it, and what it does not take is on disk.
     `known_good` makes a line that the sink ought to take. Before any other is blamed for a rejection, it is
     tried, so that a sink that rejects everything alike is an alarm and not a quarantine of good lines.
+    `recovered` is called when the sink takes writes again after it did not.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Writer:
         *,
         acknowledge: Callable[[BatchId], None],
         known_good: Callable[[], bytes],
+        recovered: Callable[[], None] = lambda: None,
+        at_once: int = 2,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backoff: Backoff | None = None,
     ) -> None:
@@ -59,33 +64,52 @@ class Writer:
         self._clock = clock
         self._acknowledge = acknowledge
         self._known_good = known_good
+        self._told_recovered = recovered
+        self._at_once = at_once
         self._sleep = sleep
         self._backoff = backoff or Backoff(0.5, 60.0)
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._said: set[str] = set()  # what this outage has been told of; empty: the sink is fine
+        self._fine = asyncio.Event()  # while it is not set, one write at a time tries
+        self._fine.set()
+        self._under_way = 0
         self._disk_failed = False
 
     def offer(self, held: Held) -> None:
-        """Take a batch to write; one for which there is no room is dropped unacknowledged, and counted."""
+        """Take a batch to write; what there is no room for is dropped unacknowledged, and counted."""
         if held.id and self._backlog.holds(held.id):
             return
-        if self._backlog.offer(held):
+        dropped = self._backlog.offer(held)
+        self._counters.dropped += len(dropped)
+        if held not in dropped:
             self._idle.clear()
             self._news.set()
-        else:
-            self._counters.dropped += 1
 
     async def run(self) -> None:
         """Write until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._at_once):
+                group.create_task(self._work(number > 0))
+
+    async def _work(self, assistant: bool) -> None:
         while True:
+            if assistant:
+                await self._fine.wait()
             job = self._backlog.next()
             if job is None:
                 self._news.clear()
-                self._idle.set()
+                if not self._under_way:
+                    self._idle.set()
                 await self._news.wait()
                 continue
-            await self._attempt(job)
+            self._under_way += 1
+            try:
+                await self._attempt(job)
+            finally:
+                self._under_way -= 1
+            if len(self._backlog):
+                self._news.set()  # it may have been put back, and the other one be the one to try it
 
     async def drain(self, deadline_s: float) -> None:
         """Return when everything held is written, at the deadline, or at once while the sink is away."""
@@ -102,9 +126,9 @@ class Writer:
         """Write one job, act on the answer, and wait where it says so."""
         finished: list[Held] = []
         try:
-            if body := job.body:
+            if body := job.body():
                 started = self._clock.mono()
-                await self._sink.write(body)
+                await self._sink.write(body, packed=job.packed)
                 took = self._clock.mono() - started
                 self._counters.write_latency_ns = max(self._counters.write_latency_ns, took)
                 self._recovered()
@@ -152,8 +176,26 @@ class Writer:
         self._say(problem, "batches wait at their agents; trying again")
         pause = self._backoff.delay_s()
         if problem.retry_after_s is not None:
-            pause = max(pause, min(problem.retry_after_s, LONGEST_WISH_S))
-        await self._sleep(pause)
+            await self._sleep(max(pause, min(problem.retry_after_s, LONGEST_WISH_S)))
+        else:
+            await self._pause(pause, away=problem.away)
+
+    async def _pause(self, pause_s: float, *, away: bool) -> None:
+        """Wait, but not on when a sink that was away answers."""
+        while pause_s > POLL_S:
+            await self._sleep(POLL_S)
+            pause_s -= POLL_S
+            try:
+                await self._sink.check()
+            except SinkUnavailable as problem:
+                away = away or problem.away
+            except SinkError:
+                pass
+            else:
+                if away:
+                    self._backoff.reset()
+                    return
+        await self._sleep(pause_s)
 
     async def _refused(self, job: Job, problem: SinkRefused) -> None:
         self._counters.retries += 1
@@ -162,6 +204,7 @@ class Writer:
         await self._sleep(REFUSED_PAUSE_S)
 
     def _say(self, problem: SinkError, consequence: str) -> None:
+        self._fine.clear()
         text = str(problem)
         if text not in self._said and len(self._said) < MOST_SAID:
             self._said.add(text)
@@ -169,9 +212,11 @@ class Writer:
 
     def _recovered(self) -> None:
         self._backoff.reset()
+        self._fine.set()
         if self._said:
             self._said.clear()
             log.warning("%s: takes writes again", self._sink.name)
+            self._told_recovered()
 
     async def _finish(self, held: Held) -> None:
         """Set aside what has to be, then acknowledge."""
@@ -190,6 +235,7 @@ class Writer:
                 return
             self._disk_failed = False
             self._counters.quarantined += sum(entry.lines for entry in held.aside)
+        self._counters.over_limit += held.over_limit
         self._counters.lines += held.count
         self._counters.newest_ns = max(self._counters.newest_ns, held.newest_ns)
         if held.id:

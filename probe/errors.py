@@ -105,10 +105,14 @@ class SinkError(ColoprobeError):
 
 
 class SinkUnavailable(SinkError):
-    """The sink did not answer, or said 'not now' (429, 5xx). `retry_after_s`: its own wish, seconds."""
+    """The sink did not answer, or said 'not now' (429, 5xx). `retry_after_s`: its own wish, seconds.
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    away: nobody answered at all, so that the first answer of any kind is news.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, away: bool = False) -> None:
         self.retry_after_s = retry_after_s
+        self.away = away
         super().__init__(message)
 
 

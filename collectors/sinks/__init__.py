@@ -11,13 +11,14 @@ from typing import Protocol
 
 
 class Sink(Protocol):
-    """Where points are kept. One writer calls it, one write at a time."""
+    """Where points are kept. One writer calls it, a few writes at a time."""
 
     name: str  # for logs: which server, which database
 
-    async def write(self, body: bytes) -> None:
+    async def write(self, body: bytes, *, packed: bool = False) -> None:
         """Write lines, each ended by a newline, in integer ns since the epoch; return once the sink has them.
 
+        packed: `body` is gzip of them, of one or more members.
         The same lines again are harmless. A cancelled write may or may not have happened.
 
         Raises: SinkUnavailable (not now; some or all may have been written), SinkRefused (an operator has to

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from collectors import members
 from collectors.sinks import store
 from probe.clock import SECOND, Clock, SystemClock
 from probe.errors import LineError, SinkRefused, SinkRejected, SinkUnavailable
@@ -67,12 +68,12 @@ class EmbeddedSink:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._closed = False
 
-    async def write(self, body: bytes) -> None:
+    async def write(self, body: bytes, *, packed: bool = False) -> None:
         """See `collectors.sinks.Sink`; here all lines are written, or none.
 
         Raises: SinkRejected, SinkUnavailable, SinkRefused.
         """
-        await self._do(lambda: self._write(body))
+        await self._do(lambda: self._write(members.unpacked(body) if packed else body))
 
     async def check(self) -> None:
         """See `collectors.sinks.Sink`. Raises: SinkUnavailable, SinkRefused."""

@@ -169,6 +169,7 @@ COLLECTOR = Measurement(
             lines="lines the sink took, since start",
             rejected="batches refused at the door, since start",
             quarantined="lines set aside because they are invalid or the sink rejects them, since start",
+            over_limit="of these, lines of agents that have too many series (limits.series)",
             dropped="batches dropped unacknowledged because the sink did not keep up; agents send them again",
             retries="writes that had to be tried again, since start",
             held_bytes="bytes of batches waiting for the sink now",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 
 import pytest
@@ -10,9 +11,9 @@ from collectors.backlog import GIVE_UP, GROUP_BYTES, OVERHEAD_BYTES, Backlog, He
 from probe.telemetry.topics import BatchId
 
 
-def held(number: int, *lines: bytes, agent: str = "a") -> Held:
+def held(number: int, *lines: bytes, agent: str = "a", live: bool = True) -> Held:
     body = b"".join(line + b"\n" for line in lines or (b"good",))
-    return Held(BatchId(agent, "9f2c41d0", number), body, body.count(b"\n"))
+    return Held(BatchId(agent, "9f2c41d0", number), body, body.count(b"\n"), live=live)
 
 
 def numbers(batches: list[Held]) -> list[int]:
@@ -28,10 +29,10 @@ def take(backlog: Backlog) -> Job:
 def test_what_waits_is_written_in_groups_of_bounded_size() -> None:
     backlog = Backlog(1 << 30)
     for number in range(5):
-        assert backlog.offer(held(number, b"x" * (GROUP_BYTES * 2 // 5)))
+        assert not backlog.offer(held(number, b"x" * (GROUP_BYTES * 2 // 5)))
     groups = []
     while job := backlog.next():
-        assert len(job.body) <= GROUP_BYTES
+        assert len(job.body()) <= GROUP_BYTES
         groups.append(numbers(backlog.written(job)))
     assert groups == [[0, 1], [2, 3], [4]]
     assert backlog.bytes == len(backlog) == 0
@@ -45,19 +46,95 @@ def test_a_batch_larger_than_a_group_goes_alone() -> None:
 
 def test_it_holds_no_more_than_its_limit_but_always_one() -> None:
     backlog = Backlog(3 * OVERHEAD_BYTES)
-    assert backlog.offer(held(1, b"x" * 100_000))
-    assert not backlog.offer(held(1, agent="b"))
+    assert not backlog.offer(held(1, b"x" * 100_000))
+    assert backlog.offer(other := held(1, agent="b")) == [other]
     backlog.written(take(backlog))
-    taken = [backlog.offer(held(1, agent=agent)) for agent in "abcd"]
+    taken = [not backlog.offer(held(1, agent=agent)) for agent in "abcd"]
     assert taken == [True, True, False, False]
     assert backlog.bytes <= 3 * OVERHEAD_BYTES
 
 
 def test_no_agent_takes_more_than_half() -> None:
     backlog = Backlog(20 * OVERHEAD_BYTES)
-    taken = [backlog.offer(held(number)) for number in range(20)]
+    taken = [not backlog.offer(held(number)) for number in range(20)]
     assert sum(taken) == 9  # 9 * (1024 + 5) <= 10 * 1024
-    assert backlog.offer(held(1, agent="b"))
+    assert not backlog.offer(held(1, agent="b"))
+
+
+def test_live_batches_go_first_and_old_ones_still_go() -> None:
+    backlog = Backlog(1 << 30)
+    for number in range(10):
+        backlog.offer(held(number, b"x" * GROUP_BYTES, live=False))  # a group each
+    for number in range(10, 20):
+        backlog.offer(held(number, b"x" * GROUP_BYTES))
+    order = [numbers(backlog.written(take(backlog)))[0] for _ in range(20)]
+    assert [number for number in order if number < 10] == list(range(10))
+    assert [number for number in order if number >= 10] == list(range(10, 20))
+    assert sum(number >= 10 for number in order[:8]) >= 6
+    assert 0 in order[:6]
+
+
+def test_a_live_batch_pushes_out_the_old_one_that_came_last() -> None:
+    backlog = Backlog(8 * OVERHEAD_BYTES)
+    old = [held(number, agent="abcdefg"[number], live=False) for number in range(7)]
+    assert not any(backlog.offer(one) for one in old)
+    too_late = held(8, agent="x", live=False)
+    assert backlog.offer(too_late) == [too_late]
+    assert backlog.offer(held(9, agent="y")) == [old[6]]
+    assert backlog.offer(held(10, agent="z")) == [old[5]]
+    assert backlog.bytes <= 8 * OVERHEAD_BYTES
+    assert backlog.holds(BatchId("y", "9f2c41d0", 9))
+    assert not backlog.holds(BatchId("g", "9f2c41d0", 6))
+
+
+def test_an_agents_share_is_freed_of_its_own_old_batches_only() -> None:
+    backlog = Backlog(8 * (OVERHEAD_BYTES + 5))
+    assert not backlog.offer(held(1, agent="b", live=False))
+    mine = [held(number, live=False) for number in range(4)]
+    assert not any(backlog.offer(one) for one in mine)
+    assert backlog.offer(held(9)) == [mine[3]]
+    assert backlog.holds(BatchId("b", "9f2c41d0", 1))
+
+
+def test_members_of_a_group_are_one_gzip_body() -> None:
+    backlog = Backlog(1 << 30)
+    texts = [b"one\n", b"two\ntwo\n", b"three\n"]
+    for number, text in enumerate(texts):
+        packed = number != 1
+        body = gzip.compress(text) if packed else text
+        backlog.offer(Held(BatchId("a", "9f2c41d0", number), body, 1, packed=packed, text_bytes=len(text)))
+    backlog.offer(Held(BatchId("a", "9f2c41d0", 9), b"", aside=[]))
+    whole = take(backlog)
+    assert whole.packed
+    assert gzip.decompress(whole.body()) == b"".join(texts)
+    backlog.split(whole, "no")
+    bodies = []
+    while job := backlog.next():
+        bodies.append((job.packed, job.body()))
+        backlog.written(job)
+    assert sorted(gzip.decompress(body) if packed else body for packed, body in bodies if body) == [
+        b"one\ntwo\ntwo\n",
+        b"three\n",
+    ]
+
+
+def test_a_packed_batch_is_split_into_its_lines() -> None:
+    backlog = Backlog(1 << 30)
+    text = b"good 1\nbad\ngood 2\n"
+    backlog.offer(
+        Held(BatchId("a", "9f2c41d0", 1), gzip.compress(text), 3, packed=True, text_bytes=len(text))
+    )
+    finished: list[Held] = []
+    written = b""
+    while job := backlog.next():
+        body = gzip.decompress(job.body()) if job.packed else job.body()
+        if b"bad" in body:
+            finished += backlog.split(job, "no")
+        else:
+            written += body
+            finished += backlog.written(job)
+    assert sorted(written.splitlines()) == [b"good 1", b"good 2"]
+    assert [entry.content for entry in finished[0].aside] == ["bad"]
 
 
 def test_it_knows_what_it_holds_until_that_is_finished() -> None:
@@ -85,10 +162,10 @@ def test_splitting_ends_with_exactly_the_bad_lines_aside(seed: int) -> None:
     written: list[bytes] = []
     finished: list[Held] = []
     while job := backlog.next():
-        if b"bad" in job.body:
+        if b"bad" in job.body():
             finished += backlog.split(job, "says the sink")
         else:
-            written += job.body.split(b"\n")[:-1]
+            written += job.body().split(b"\n")[:-1]
             finished += backlog.written(job)
     assert sorted(numbers(finished)) == list(range(1, 12))
     for batch in finished:
@@ -135,7 +212,7 @@ def test_what_cannot_be_written_now_is_put_back_whole() -> None:
     backlog.put_back(job)
     finished: list[Held] = []
     while waiting := backlog.next():
-        finished += backlog.split(waiting, "no") if b"bad" in waiting.body else backlog.written(waiting)
+        finished += backlog.split(waiting, "no") if b"bad" in waiting.body() else backlog.written(waiting)
     assert sorted(numbers(finished)) == [1, 2]
     assert [len(batch.aside) for batch in finished] == [1, 1]
 
@@ -148,7 +225,7 @@ def test_a_batch_that_fails_while_others_go_through_is_dropped_and_they_are_not(
     written: list[int] = []
     for number in range(3, 200):
         job = take(backlog)
-        if b"poison" in job.body:
+        if b"poison" in job.body():
             dropped += numbers(backlog.failed(job))
         else:
             written += numbers(backlog.written(job))
@@ -176,5 +253,5 @@ def test_a_carriage_return_inside_a_line_does_not_split_it() -> None:
     backlog.offer(held(1, b'bad "a\rb"', b"good"))
     finished = backlog.split(take(backlog), "no")
     while job := backlog.next():
-        finished += backlog.split(job, "no") if b"bad" in job.body else backlog.written(job)
+        finished += backlog.split(job, "no") if b"bad" in job.body() else backlog.written(job)
     assert [entry.content for entry in finished[0].aside] == ['bad "a\rb"']

@@ -36,9 +36,13 @@ def refusal(payload: bytes | str, topic: str = TOPIC, limit: int = LIMIT) -> str
 @pytest.mark.parametrize("end", ["", "\n", "\n\n\n"])
 def test_a_good_batch_goes_on_as_it_is(pack: type[bytes], end: str) -> None:
     other = f"agent,agent=ny4-01,site=NY4 batch=17i {NOW - 5}"
-    batch = judge(pack(f"{other}\n{GOOD}{end}".encode()))
+    payload = pack(f"{other}\n{GOOD}{end}".encode())
+    batch = judge(payload)
     assert batch.id == BatchId("ny4-01", "9f2c41d0", 17)
-    assert batch.body == f"{other}\n{GOOD}\n".encode()
+    assert batch.packed == (pack is gzip.compress and end == "\n")
+    text = f"{other}\n{GOOD}\n".encode()
+    assert batch.body == (payload if batch.packed else text)
+    assert batch.text_bytes == len(text)
     assert (batch.count, batch.newest_ns, batch.bad) == (2, NOW, ())
 
 

@@ -1,0 +1,78 @@
+"""Series of agents in, those beyond an agent's limit out: a hundred thousand targets would ruin a database.
+
+Pure, but for what it remembers: 64 bits of each series, at most `TOTAL` of them. Agents that were not heard
+of for the longest time are forgotten first, and everybody once a day, so that targets of last month do not
+count for ever.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+
+from probe.clock import SECOND
+
+TOTAL = 500_000  # series remembered, some 80 bytes each
+_DAY_NS = 86_400 * SECOND
+_PRINTS = 64  # sets of series that an agent sends again and again
+
+
+class _Agent:
+    __slots__ = ("prints", "series")
+
+    def __init__(self) -> None:
+        self.series: set[int] = set()
+        self.prints: set[int] = set()
+
+
+class SeriesBook:
+    """How many series each agent has; `limit` is what one may have."""
+
+    def __init__(self, limit: int, total: int = TOTAL) -> None:
+        self.limit = limit
+        self._total = max(total, limit)
+        self._agents: OrderedDict[str, _Agent] = OrderedDict()
+        self._count = 0
+        self._renewed_ns = 0
+
+    def __len__(self) -> int:
+        """Series remembered."""
+        return self._count
+
+    def knows(self, agent: str, heads: frozenset[bytes]) -> bool:
+        """Whether exactly these series came together from this agent before, and were all let in."""
+        known = self._agents.get(agent)
+        # Python's hash of bytes is keyed by the process: nobody outside can make two alike.
+        return known is not None and hash(heads) in known.prints
+
+    def admit(self, agent: str, heads: Collection[bytes], now_ns: int) -> set[bytes]:
+        """Count these series in. Returns those that are too many for this agent; `now_ns`: wall clock."""
+        if not 0 <= now_ns - self._renewed_ns < _DAY_NS:
+            self._agents.clear()
+            self._count = 0
+            self._renewed_ns = now_ns
+        known = self._agents.setdefault(agent, _Agent())
+        self._agents.move_to_end(agent)
+        refused = self._count_in(known, heads)
+        if not refused:
+            if len(known.prints) >= _PRINTS:
+                known.prints.clear()
+            known.prints.add(hash(frozenset(heads)))
+        while self._count > self._total and len(self._agents) > 1:
+            self._count -= len(self._agents.popitem(last=False)[1].series)
+        return refused
+
+    def _count_in(self, known: _Agent, heads: Iterable[bytes]) -> set[bytes]:
+        refused: set[bytes] = set()
+        series = known.series
+        before = len(series)
+        for head in heads:
+            value = hash(head)
+            if value in series:
+                continue
+            if len(series) >= self.limit:
+                refused.add(head)
+            else:
+                series.add(value)
+        self._count += len(series) - before
+        return refused

@@ -1,0 +1,143 @@
+"""One look at a whole batch: it lets in nothing that a look at each line would not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collectors import validate
+from collectors.grammar import Grammar
+from probe.clock import SECOND
+from probe.telemetry import lines, schema
+from probe.telemetry.topics import BatchId
+
+NOW = 1_790_000_000 * SECOND
+GRAMMAR = Grammar(frozenset(schema.MEASUREMENTS) - {"collector"})
+ID = BatchId("ny4-01", "9f2c41d0", 1)
+LINE = f'probe,agent=ny4-01,site=NY4,target=a.b sent=40i,loss=0.025,ok=true,text="a, b=c" {NOW}\n'
+
+
+def plain(text: str | bytes) -> bool:
+    return GRAMMAR.read(text if isinstance(text, bytes) else text.encode()) is not None
+
+
+def test_what_it_says_of_a_batch() -> None:
+    other = LINE.replace("a.b", "c").replace(str(NOW), str(NOW + 5))
+    found = GRAMMAR.read((LINE + other + LINE).encode())
+    assert found is not None
+    assert found.heads == {b"probe,agent=ny4-01,site=NY4,target=a.b", b"probe,agent=ny4-01,site=NY4,target=c"}
+    assert sorted(found.times) == [NOW, NOW + 5]
+    assert found.count == 3
+
+
+@pytest.mark.parametrize(
+    "value", ["1i", "-1i", "0.5", "1e-05", "-0.0", "1e+20", "t", "True", "FALSE", '"x\\"y\\\\"', '""']
+)
+def test_ordinary_values_are_plain(value: str) -> None:
+    assert plain(f"probe,agent=ny4-01 x={value} {NOW}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\n",
+        LINE + "\n",
+        LINE[:-1],
+        LINE.replace("probe", "prob"),
+        LINE.replace("probe", "collector"),
+        LINE.replace("probe,", "probe"),
+        LINE.replace("site=NY4", "agent=b"),
+        LINE.replace("site=NY4", "agent=ny4-01"),
+        LINE.replace("site=NY4", "age\\nt=b"),
+        LINE.replace("site=NY4", "site=N\\ Y"),
+        LINE.replace("site=NY4", "site=NY4\\"),
+        LINE.replace("site=NY4", "site="),
+        LINE.replace("site=NY4", "=x"),
+        LINE.replace("site=NY4", "site=a=b"),
+        LINE.replace("site=NY4", 'site="x'),
+        LINE.replace("a.b", "a\rb"),
+        LINE.replace("a.b", "a\0b"),
+        LINE.replace("a, b=c", "a\nb"),
+        LINE.replace("a, b=c", "a\\"),
+        LINE.replace("a, b=c", 'a" b="c'),
+        LINE.replace('c"', "c"),
+        LINE.replace("40i", "1234567890123456789i"),
+        LINE.replace("40i", "nan"),
+        LINE.replace("0.025", "1e999"),
+        LINE.replace(str(NOW), "2790000000000000000"),
+        LINE.replace(str(NOW), "179000000000000000"),
+        LINE.replace(f" {NOW}", ""),
+        LINE.replace(f" {NOW}", f"  {NOW}"),
+        LINE.replace("\n", " \n"),
+    ],
+)
+def test_anything_else_takes_a_closer_look(line: str) -> None:
+    assert not plain(line)
+    assert not plain(LINE + line + LINE)
+
+
+def test_nothing_is_no_batch() -> None:
+    assert not plain("")
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "ag", "age", "agen", "agents", "agent2", "bagent", "agenu", "xgent", "Agent", "agent.x"]
+)
+def test_tags_that_only_resemble_the_agents_are_plain(key: str) -> None:
+    assert plain(f"probe,agent=ny4-01,{key}=b x=1i {NOW}\n")
+    assert not plain(f"probe,agent=ny4-01,{key}=b,agent=c x=1i {NOW}\n")
+
+
+def pieces() -> st.SearchStrategy[str]:
+    special = [
+        ",",
+        "=",
+        " ",
+        "\\",
+        '"',
+        "\n",
+        "\r",
+        "agent=",
+        ",agent=b",
+        "i",
+        "1",
+        f" {NOW}\n",
+        "probe,agent=ny4-01",
+    ]
+    return st.sampled_from(special) | st.text(max_size=3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 12), pieces()), max_size=4), st.integers(1, 3))
+@settings(max_examples=600, deadline=None)
+def test_what_is_plain_is_good_line_by_line(edits: list[tuple[int, int, str]], copies: int) -> None:
+    text = LINE * copies
+    for at, length, piece in edits:
+        text = text[:at] + piece + text[at + length :]
+    data = text.encode(errors="replace")
+    found = validate._plain(ID, data, NOW, None) if data.isascii() else None
+    if found is not None:
+        judged = validate._by_line(ID, data.decode(), NOW, None)
+        assert judged.bad == ()
+        assert (judged.count, judged.newest_ns, judged.body) == (*found, data)
+
+
+def test_it_takes_linear_time_whatever_the_text() -> None:
+    """A hostile text of the largest size would hang a backtracking expression; here it is just refused."""
+    for hostile in ("," * 250_000, "probe,agent=a" + ",a=a" * 60_000, 'probe,agent=a x="' + '\\"' * 120_000):
+        assert not plain(hostile)
+
+
+def test_random_lines_of_the_real_encoder_are_plain() -> None:
+    rng = random.Random(5)
+    for _ in range(300):
+        fields: dict[str, lines.Value] = {
+            "a": rng.randint(-(10**17), 10**17),
+            "b": rng.random() * 10 ** rng.randint(-30, 30),
+            "c": rng.random() < 0.5,
+            "d": "".join(rng.choices('ab \\",=', k=5)),
+        }
+        series = lines.series_text("probe", {"agent": "ny4-01", "target": f"t{rng.randint(0, 99)}"})
+        assert plain(lines.encode(series, fields, NOW) + "\n"), fields
