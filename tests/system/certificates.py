@@ -55,7 +55,14 @@ class Authority:
         made = Certificate(self._home / f"{name}.crt", self._home / f"{name}.private")
         request = self._home / f"{name}.csr"
         openssl(
-            *("req", *_NEW_KEY, "-subj", f"/CN={name}", "-addext", f"subjectAltName={names}"),
+            *(
+                "req",
+                *_NEW_KEY,
+                "-subj",
+                "/CN=" + name.replace("+", r"\+"),
+                "-addext",
+                f"subjectAltName={names}",
+            ),
             *("-keyout", made.key, "-out", request),
         )
         start, end = ((datetime.now(UTC) + timedelta(days=days_)).strftime("%Y%m%d%H%M%SZ") for days_ in days)
