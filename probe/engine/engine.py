@@ -244,6 +244,7 @@ class Engine:
 
     def _overslept(self, late: int, now: int) -> None:
         """The thread got the processor more than a tick late."""
+        self._roll(now - late)  # what had begun before that holds probes that left in it
         self.counters.late_ticks += 1
         if late > STALL:
             self.counters.stalls += 1

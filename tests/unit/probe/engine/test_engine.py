@@ -194,6 +194,24 @@ def test_a_stall_is_reported_and_does_not_burst_or_lose() -> None:
     assert len(set(starts)) == len(starts)
 
 
+@pytest.mark.parametrize("into", [MILLISECOND, 100 * MILLISECOND, 240 * MILLISECOND, 900 * MILLISECOND])
+def test_a_stall_moves_no_probe_into_another_window(into: int) -> None:
+    """Also where the stalled window had just begun, and nobody had looked at it yet."""
+    driver = Driver(lossless(MILLISECOND))
+    start = driver.clock.wall_ns
+    driver.run(2 * SECOND - start % SECOND + into)
+    before = len(driver.socket.sent)
+    driver.clock.advance(3 * SECOND)
+    driver.run(2 * SECOND)
+    driver.finish()
+    sent = [int(summary.values["sent"][0]) for summary in driver.summaries()]
+    told = dict(zip((cut.start_ns for cut in driver.cuts), sent, strict=True))
+    stalled = (start + 2 * SECOND - start % SECOND) // SECOND * SECOND
+    assert sum(told.values()) == len(driver.socket.sent)
+    assert sum(sent for window, sent in told.items() if window <= stalled) == before
+    assert max(told.values()) <= 100
+
+
 @pytest.mark.parametrize("step", [-3600 * SECOND, -50 * MILLISECOND, 50 * MILLISECOND, 3600 * SECOND])
 def test_a_step_of_the_wall_clock_changes_no_round_trip_time(step: int) -> None:
     driver = Driver(lossless(20 * MILLISECOND))
