@@ -85,7 +85,7 @@ _NAME = r"(?:[^,= \\\n]++|\\.)++"
 _MEASUREMENT = r"(?:[^, \\\n]++|\\.)++"
 _TEXT = r'"(?:[^"\\\n]++|\\.)*+"'
 _BOOL = r"[tT](?:rue|RUE)?+|[fF](?:alse|ALSE)?+"
-_FLOAT = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_FLOAT = r"[-+]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)(?:[eE][-+]?+[0-9]++)?+"
 _VALUE = rf"(?:-?[0-9]++i|{_TEXT}|[0-9]++u|{_FLOAT}|{_BOOL})"
 _LINE = re.compile(
     rf"(?P<measurement>{_MEASUREMENT})(?P<tags>(?:,{_NAME}={_NAME})*+) "

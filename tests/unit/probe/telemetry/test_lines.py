@@ -207,6 +207,8 @@ def test_hostile_text_takes_linear_time(fill: str) -> None:
     # Quadratic or worse would not end within the run.
     outcome("m " + fill * (200_000 // len(fill)))
     outcome("m,a=" + fill * (200_000 // len(fill)))
+    outcome("m a=" + fill * (200_000 // len(fill)))
+    outcome("m a=1." + fill * (200_000 // len(fill)))
 
 
 @pytest.mark.parametrize(
