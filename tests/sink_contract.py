@@ -6,6 +6,7 @@ check_sink(lambda: InfluxV1(...), lambda: rows_in_the_database())
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Callable
 
 from collectors.sinks import Sink
@@ -58,5 +59,9 @@ async def _check(factory: Callable[[], Sink], read: Read) -> None:
     try:
         await again.write(body(5001, 5001))
         assert len(await asyncio.to_thread(read)) == 3 + 4992, "another sink adds to what the first one wrote"
+
+        packed = b"".join(gzip.compress(body(first, first + 99), 1) for first in range(6001, 7001, 100))
+        await again.write(packed, packed=True)
+        assert len(await asyncio.to_thread(read)) == 3 + 4992 + 1000, "all members of a packed write arrive"
     finally:
         await again.close()

@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import cycle
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -44,6 +46,7 @@ class Answers:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    judge: Callable[[bytes], int] | None = None  # says the status for a body
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def server() -> Iterator[Answers]:
                     parts.path, parse_qs(parts.query), {k.title(): v for k, v in self.headers.items()}, body
                 )
             )
-            self.send_response(answers.status)
+            self.send_response(answers.judge(body) if answers.judge else answers.status)
             for name, value in answers.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answers.body)))
@@ -131,6 +134,93 @@ def test_v1_sends_compressed_lines_with_database_policy_and_basic_authentication
     )
     assert request.headers["Content-Encoding"] == "gzip"
     assert gzip.decompress(request.body) == BODY
+
+
+def reads_all(body: bytes) -> int:
+    """InfluxDB 1.x, 2.x and others in Go."""
+    try:
+        gzip.decompress(body)
+    except (OSError, EOFError):
+        return 400
+    return 204
+
+
+def reads_the_first(body: bytes) -> int:
+    zlib.decompressobj(wbits=31).decompress(body)
+    return 204
+
+
+def wants_points(answer: Callable[[bytes], int]) -> Callable[[bytes], int]:
+    """No line is an error to some servers."""
+
+    def judge(body: bytes) -> int:
+        text = zlib.decompressobj(wbits=31).decompress(body)
+        return answer(body) if text.strip() else 400
+
+    return judge
+
+
+def fickle(body: bytes) -> int:
+    """Says sometimes this and sometimes that of a body without lines."""
+    return 204 if zlib.decompressobj(wbits=31).decompress(body).strip() else next(TURNS)
+
+
+TURNS = cycle([204, 400, 500])
+
+
+@API
+@pytest.mark.parametrize(
+    ("judge", "passed_on"),
+    [
+        (reads_all, True),
+        (reads_the_first, False),
+        (wants_points(reads_all), False),
+        (wants_points(reads_the_first), False),
+        (fickle, False),
+        (lambda _: 204, False),
+    ],
+)
+def test_members_are_passed_on_only_to_a_server_that_surely_reads_them_all(
+    server: Answers, api: str, judge: Callable[[bytes], int], passed_on: bool
+) -> None:
+    server.judge = judge
+    body = gzip.compress(BODY) + gzip.compress(BODY)
+
+    async def main() -> None:
+        sink = open_sink(settings(server.port, api, bucket="b"), "f")
+        for _ in range(2):
+            await sink.write(body, packed=True)
+        await sink.close()
+
+    asyncio.run(main())
+    *asked, first, second = [request.body for request in server.requests]
+    assert len(asked) == 3
+    for sent in (first, second):
+        assert (sent == body) == passed_on
+        alone = zlib.decompressobj(wbits=31)
+        assert (alone.decompress(sent) == BODY + BODY) != passed_on
+    assert all(not line.strip() for sent in asked for line in [zlib.decompressobj(wbits=31).decompress(sent)])
+
+
+@API
+def test_a_server_that_was_away_is_asked_again_what_it_reads(server: Answers, api: str) -> None:
+    body = gzip.compress(BODY) + gzip.compress(BODY)
+    server.judge = reads_all
+
+    async def main() -> None:
+        sink = open_sink(settings(server.port, api, bucket="b"), "f")
+        await sink.write(body, packed=True)
+        server.judge = lambda _: 503
+        with pytest.raises(SinkUnavailable):
+            await sink.write(body, packed=True)
+        server.judge = reads_the_first
+        await sink.write(body, packed=True)
+        await sink.close()
+
+    asyncio.run(main())
+    assert server.requests[3].body == body
+    assert gzip.decompress(server.requests[-1].body) == BODY + BODY
+    assert server.requests[-1].body != body
 
 
 @API
