@@ -3,6 +3,9 @@
 Every collector sees every status (a shared subscription is told nothing about the retained ones), so all of
 them write the event. They write the *same* point: its time is the second in which the status arrived plus a
 number made of its content, and the same tags and time are one point, however often it is written.
+
+A site's broker that is bridged to this one says of its bridge, on such a topic too, "1" or "0" (mosquitto's
+notifications): while that is "0", nobody here knows how that site's agents are.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from probe.telemetry import lines, schema, topics
 
 MAX_BYTES = 4096
 MAX_AGENTS = 10_000
+BRIDGE = {b"1": "online", b"0": "offline"}
 
 
 class StatusBook:
@@ -46,17 +50,20 @@ class StatusBook:
         if before is not None and before[0] == state[0] == "offline":
             return None
         text, since = state
+        who = "bridge" if payload in BRIDGE else "agent"
         again = " again" if before is not None and before[0] == text else ""
         detail = json.dumps({"state": text, "since": since, "version": _version(payload)})
         series = lines.series_text(schema.EVENT.name, {"agent": agent, "kind": "agent"})
         time_ns = now_ns // SECOND * SECOND + zlib.crc32(f"{text} {since}".encode()) % SECOND
         return lines.join(
-            [lines.encode(series, {"text": f"agent is {text}{again}", "detail": detail}, time_ns)]
+            [lines.encode(series, {"text": f"{who} is {text}{again}", "detail": detail}, time_ns)]
         )
 
 
 def _state(payload: bytes) -> tuple[str, int | str] | None:
     """(`online` or `offline`, since when) of a status message; None where it is none."""
+    if payload in BRIDGE:
+        return BRIDGE[payload], ""
     document = _document(payload)
     state = document.get("state")
     if state not in ("online", "offline"):

@@ -39,6 +39,22 @@ def test_a_change_is_an_event_of_the_agent() -> None:
     assert event.time_ns // SECOND == NOW // SECOND
 
 
+def test_a_bridge_says_one_and_nought_and_its_changes_are_events_too() -> None:
+    book = StatusBook()
+    assert change(book, b"1", retained=True) is None
+    lost = change(book, b"0")
+    assert lost is not None
+    assert lost.tags == {"agent": "ny4-01", "kind": "agent"}
+    assert lost.fields["text"] == "bridge is offline"
+    assert json.loads(str(lost.fields["detail"]))["state"] == "offline"
+    assert change(book, b"0") is None
+    back = change(book, b"1")
+    assert back is not None
+    assert back.fields["text"] == "bridge is online"
+    assert change(book, b"1") is None
+    assert change(book, b"2") is None
+
+
 def test_what_the_broker_kept_is_an_event_only_where_it_contradicts_what_was_known() -> None:
     book = StatusBook()
     assert change(book, message("online"), retained=True) is None
