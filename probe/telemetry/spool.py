@@ -165,7 +165,7 @@ class Spool:
         self.last = number
         self.dropped += gone
         self._left(self.depth + 1 - gone)
-        if not self._reserved and number % 64 == 0:
+        if not self._reserved:
             self._restore_reserve()
         return number
 
@@ -182,11 +182,17 @@ class Spool:
         self._limit = min(self._max_bytes, max(used - _RESERVE_BYTES, used // 2))
 
     def _restore_reserve(self) -> None:
+        """Where the disk has room again, the limit is the old one; where it has a little, some of that is
+        used."""
         try:
             with self._reserve.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, _RESERVE_BYTES)
         except OSError:
             self._reserve.unlink(missing_ok=True)
+            with suppress(OSError):
+                disk = os.statvfs(self.path.parent)
+                spare = disk.f_bavail * disk.f_frsize - _RESERVE_BYTES // 2
+                self._limit = max(self._limit, min(self._max_bytes, self._used() + spare))
         else:
             self._reserved = True
             self._limit = self._max_bytes
@@ -260,6 +266,8 @@ class Spool:
         self.last = max(last, highest or 0)
         self._left(depth)
         self._reserved = self._reserve.exists()
+        if not self._reserved:
+            self._restore_reserve()
 
     def _create(self) -> None:
         if self._db.execute("select count(*) from sqlite_schema").fetchone()[0]:

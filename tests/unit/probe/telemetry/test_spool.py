@@ -170,7 +170,7 @@ def test_file_that_is_no_database_is_set_aside(path: Path, content: bytes) -> No
         assert spool.set_aside == [path.with_name(f"spool.sqlite3.corrupt-{n}")]
         assert fill(spool, 1) == [1]
         spool.close()
-    kept = sorted(file.name for file in path.parent.iterdir())
+    kept = sorted(file.name for file in path.parent.iterdir() if file.suffix != ".reserve")
     assert kept == ["spool.sqlite3", *(f"spool.sqlite3.corrupt-{n}" for n in (3, 4, 5))]
 
 
@@ -324,6 +324,41 @@ except SpoolError as problem:
 (home / "more").unlink()
 print(spool.append(lambda number: b"x" * 200_000) > 2000, spool.get(spool.last) == b"x" * 200_000)
 """
+
+
+PASSING = """
+import subprocess, sys
+from pathlib import Path
+from probe.telemetry.spool import Spool
+home, ballast = Path(sys.argv[1]), Path(sys.argv[1]) / "more"
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", home], check=True)
+spool = Spool(home / "spool.sqlite3", 1 << 30)
+spool.append(lambda number: b"x" * 2_000)
+with ballast.open("wb", buffering=0) as other:
+    for size in (1 << 20, 4096):
+        try:
+            while True:
+                other.write(bytes(size))
+        except OSError:
+            pass
+while not spool.dropped:  # young as it is, it has a reserve to go on with
+    spool.append(lambda number: b"x" * 20_000)
+with ballast.open("r+b") as other:
+    other.truncate(int(sys.argv[2]))
+spool.append(lambda number: b"x" * 2_000)  # notices
+before = spool.dropped
+for _ in range(20):
+    spool.append(lambda number: b"x" * 20_000)
+print(spool.dropped - before, spool.depth >= 20)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ballast", [0, 8 << 20])
+def test_when_the_disk_has_room_again_nothing_is_dropped_any_more(tmp_path: Path, ballast: int) -> None:
+    command = ["unshare", "-m", sys.executable, "-c", PASSING, str(tmp_path), str(ballast)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("0 True\n", "")
 
 
 @pytest.mark.root
