@@ -154,6 +154,7 @@ def _windows(evidence: Evidence, verdict: Verdict) -> None:
             slots[tags][time_ns // length].append(int(fields["sent"]))
     doubled: list[str] = []
     unexplained: list[str] = []
+    dropped = {state.agent for state in evidence.spools if state.dropped}
     for tags, by_slot in slots.items():
         name = dict(tags)
         at = f"{name['agent']} {name['target']}"
@@ -161,6 +162,8 @@ def _windows(evidence: Evidence, verdict: Verdict) -> None:
         doubled += [
             f"{at} {slot * length}" for slot, sent in by_slot.items() if sum(sent) > full + len(sent) - 1
         ]
+        if name["agent"] in dropped:
+            continue
         spans = evidence.absent[name["agent"]]
         unexplained += [
             f"{at} {slot * length}"
