@@ -89,7 +89,8 @@ class WireCapture:
 class _Stream:
     """One direction of a TCP connection."""
 
-    next: int  # sequence number
+    begin: int  # sequence number of its first byte
+    next: int  # and of the next one
     early: dict[int, bytes] = field(default_factory=dict)
     text: bytearray = field(default_factory=bytearray)
 
@@ -121,9 +122,9 @@ def published(pcap: bytes) -> Iterator[Published]:
         sequence = int.from_bytes(frame[header + 4 : header + 8], "big")
         data = frame[header + (frame[header + 12] >> 4) * 4 : end]
         if frame[header + 13] & _SYN:
-            known = streams.get(key)
-            if known is None or known.next != (sequence + 1) % _MOD:  # not the same one sent again
-                streams[key] = _Stream((sequence + 1) % _MOD)
+            begin = (sequence + 1) % _MOD
+            if key not in streams or streams[key].begin != begin:  # not the same one sent again
+                streams[key] = _Stream(begin, begin)
             continue
         stream = streams.get(key)
         if stream is None or not data:
