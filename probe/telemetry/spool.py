@@ -30,6 +30,8 @@ _SLACK_PAGES = 256  # free pages that are kept for the next batches
 _LOG_PAGES = 256  # SQLite's write-ahead log is written back after this many pages
 _LOG_BYTES = 4 << 20  # and cut back to this
 _RESERVE_BYTES = 4 << 20  # a file that is removed when the disk is full: deleting needs room, too
+_ID = re.compile(r"[0-9a-f]{8,32}")  # as in `topics`
+_LAST = 10**17  # a topic has room for ten times as much
 _KEPT_ASIDE = 3  # damaged files that are kept for inspection
 
 _T = TypeVar("_T")
@@ -100,7 +102,9 @@ class Spool:
         """The payload of a batch; None where it was forgotten or dropped. Raises: SpoolError."""
 
         def work() -> bytes | None:
-            row = self._db.execute("select payload from batch where number = ?", (number,)).fetchone()
+            # A damaged row may hold text or a number instead.
+            query = "select cast(payload as blob) from batch where number = ?"
+            row = self._db.execute(query, (number,)).fetchone()
             return row[0] if row else None
 
         with self._lock:
@@ -258,12 +262,17 @@ class Spool:
         self._db.execute(f"pragma wal_autocheckpoint = {_LOG_PAGES}")
         self._begin(synced=True)  # takes the lock
         rows = self._db.execute("select id, last, dropped from spool").fetchall()
-        depth, highest = self._db.execute("select count(*), max(number) from batch").fetchone()
+        ends = "select count(*), min(number), max(number) from batch"
+        depth, lowest, highest = self._db.execute(ends).fetchone()
         self._db.execute("commit")
         if [[type(value) for value in row] for row in rows] != [[str, int, int]]:
             raise sqlite3.DatabaseError(_NOT_OURS)
         self.id, last, self.dropped = rows[0]
         self.last = max(last, highest or 0)
+        # What the disk made of a row may be no name of a batch, and then no collector would ever answer.
+        lowest = min(last, 0 if lowest is None else lowest - 1, self.dropped)
+        if not _ID.fullmatch(self.id) or lowest < 0 or self.last > _LAST:
+            raise sqlite3.DatabaseError(_NOT_OURS)
         self._left(depth)
         self._reserved = self._reserve.exists()
         if not self._reserved:

@@ -373,3 +373,35 @@ def test_full_disk_is_like_the_limit_and_passes(tmp_path: Path) -> None:
         problem.endswith("the disk is full; make room there, or lower spool.max_bytes")
         for problem in problems
     )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "update spool set id = 'ac01d9e255f' || char(0)",
+        "update spool set last = 1000000000000000000",
+        "update spool set last = -5, dropped = -1",
+        "insert into batch values (-3, x'00')",
+    ],
+)
+def test_a_row_that_names_what_no_collector_takes_is_damage(path: Path, spool: Spool, damage: str) -> None:
+    fill(spool, 3)
+    spool.close()
+    with sqlite3.connect(path) as database:
+        database.execute(damage)
+    database.close()
+    again = Spool(path, 64 * MIB)
+    assert len(again.set_aside) == 1
+    assert again.append(lambda number: b"new") == 1
+    again.close()
+
+
+def test_a_payload_that_became_text_is_bytes_again(path: Path, spool: Spool) -> None:
+    fill(spool, 1)
+    spool.close()
+    with sqlite3.connect(path) as database:
+        database.execute("update batch set payload = cast(x'ff00' as text)")
+    database.close()
+    again = Spool(path, 64 * MIB)
+    assert again.get(1) == b"\xff\0"
+    again.close()
