@@ -10,10 +10,10 @@ series and same time are the same point. The board and `coloprobe show` read her
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -41,6 +41,7 @@ create index point_by_time on point (time);
 _BEGINNING, _END = -(1 << 63), (1 << 63) - 1  # of time
 _PAGE = 2_000  # points a query fetches at once: no read transaction is held while somebody prints
 
+T = TypeVar("T")
 _decode_tags = msgspec.json.Decoder(dict[str, str]).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Value]).decode
 
@@ -173,7 +174,7 @@ class Reader:
             until_ns,
             count,
         )
-        return [_stored(row) for row in reversed(rows)]
+        return [Stored(row[0], row[1], self._fields(row[2])) for row in reversed(rows)]
 
     def points(self, since_ns: int = _BEGINNING) -> Iterator[Point]:
         """Every point with time >= `since_ns`, in order of time.
@@ -191,7 +192,7 @@ class Reader:
                 _PAGE,
             )
             for row in rows:
-                yield Point(row[3], _decode_tags(row[4]), _decode_fields(row[2]), row[1])
+                yield Point(row[3], self._decoded(_decode_tags, row[4]), self._fields(row[2]), row[1])
             if len(rows) < _PAGE:
                 return
             series, at = rows[-1][:2]
@@ -208,7 +209,7 @@ class Reader:
         for number, measurement, tags in self._all(
             "select id, measurement, tags from series where id > ?", newest
         ):
-            one = Series(number, measurement, _decode_tags(tags))
+            one = Series(number, measurement, self._decoded(_decode_tags, tags))
             self._series[number] = one
             self._by_measurement.setdefault(measurement, {})[number] = one
 
@@ -218,6 +219,11 @@ class Reader:
         except sqlite3.Error as problem:
             raise translated(problem, self.path) from None
 
+    def _fields(self, text: str) -> dict[str, Value]:
+        return self._decoded(_decode_fields, text)
 
-def _stored(row: tuple[Any, ...]) -> Stored:
-    return Stored(row[0], row[1], _decode_fields(row[2]))
+    def _decoded(self, decode: Callable[[str], T], text: str) -> T:
+        try:
+            return decode(text)
+        except (msgspec.DecodeError, TypeError) as problem:  # TypeError: not even text
+            raise SinkRefused(f"{self.path} is damaged: {problem}") from None

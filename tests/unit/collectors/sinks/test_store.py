@@ -250,3 +250,14 @@ def test_kill_minus_nine_of_the_writer_loses_no_write_that_returned(tmp_path: Pa
         held = Counter((p.tags["agent"], p.fields["batch"]) for p in read(path))
         assert confirmed <= set(held)
         assert set(held.values()) == {20}  # whole writes, never a part of one
+
+
+@pytest.mark.parametrize("damage", ["update point set fields = '{'", "update series set tags = x'7b'"])
+def test_a_damaged_row_is_told_and_no_defect(tmp_path: Path, damage: str) -> None:
+    path = path_in(tmp_path)
+    write(path, "probe,agent=a sent=1i 1700000000000000000\n", max_age=1 << 62)
+    with sqlite3.connect(path) as database:
+        database.execute(damage)
+    database.close()
+    with pytest.raises(SinkRefused, match="is damaged"), Reader(path) as reader:
+        list(reader.points())
