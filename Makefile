@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up test check bench soak docs packages clean
+.PHONY: help up test check bench soak chaos docs packages clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,9 @@ bench: packages $(VENV)/installed-dev ## every figure that the README claims; AR
 
 soak: packages $(VENV)/installed-dev ## an agent and a collector for an hour: is their memory flat? ARGS="--hours 8 --json FILE"
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+chaos: packages $(VENV)/installed-dev ## break everything for 5 minutes, is anything lost? ARGS="--seed 7 --for 5m --json FILE"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 docs: $(VENV)/installed-dev ## write the pages that are made from code
 	@$(BIN)/python -m docs.generate

@@ -17,6 +17,7 @@ from tests.lab.netlab import Namespace
 from tests.system.commands import ROOT
 
 RESTART_S = 1.0
+_YOUNG_S = 10.0  # it may not have come to handling signals yet
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Part:
     starts: int = 0
     _process: subprocess.Popen[str] | None = None
     _ending: bool = False
+    _started: float = 0.0
     _not_before: float = 0.0
 
     def start(self) -> None:
@@ -82,13 +84,15 @@ class Part:
         if self._process is not None and (status := self._process.poll()) is not None:
             self._process = None
             if self._ending:
-                self.goodbyes.append(status)
+                young = time.monotonic() - self._started < _YOUNG_S
+                self.goodbyes.append(0 if young and status == -signal.SIGTERM else status)
             elif self.wanted:
                 self.deaths.append(Death(self.name, time.monotonic(), status, self.text()[-1500:]))
                 self._not_before = time.monotonic() + RESTART_S
             self._ending = False
         if self.wanted and self._process is None and time.monotonic() >= self._not_before:
             self.starts += 1
+            self._started = time.monotonic()
             with self.log.open("ab") as log:
                 self._process = self.namespace.popen(
                     self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT

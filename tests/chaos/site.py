@@ -247,7 +247,7 @@ class Site:
     # -- running ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start everything; returns once the first batches are in the database."""
+        """Start everything; returns once a batch of each agent is in the database. Raises: AssertionError."""
         self.wire.start()
         self.parts["database"].start()
         self.parts["broker"].start()
@@ -255,7 +255,14 @@ class Site:
         for name, part in self.parts.items():
             if name.startswith(("collector-", "agent-")):
                 part.start()
-        wait_for(lambda: self.query("SELECT last(batch) FROM agent"), "a batch is in the database")
+        wait_for(self._begun, "batches of every agent are in the database")
+
+    def _begun(self) -> bool:
+        self.look()
+        died = [death for part in self.parts.values() for death in part.deaths]
+        assert not died, f"{died[0].part} does not start: {died[0].words}"
+        rows = self.query("SELECT last(batch) FROM agent GROUP BY agent")
+        return {row["agent"] for row in rows} >= set(self.cast.agents)
 
     def _create_database(self) -> bool:
         try:

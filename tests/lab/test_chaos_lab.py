@@ -1,0 +1,29 @@
+"""A short run of the chaos script in, every batch in the database out, whatever was broken meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.plan import draw
+from tests.chaos.run import run
+from tests.chaos.site import Site, cast
+
+pytestmark = pytest.mark.system
+
+SEED = 4  # with every kind of fault, for every kind of part
+
+
+def test_nothing_is_lost_and_nothing_is_there_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = draw(SEED, 18, cast(), pace_s=1.0, longest_s=3.0)
+    with Site(tmp_path, plan.persistent) as site:
+        result = run(site, plan, tell=print)
+    assert result.verdict.problems == [], f"{result}\n{capsys.readouterr().out}"
+    assert sum(result.injected.values()) == len(plan.faults) >= 12
+    assert result.verdict.lost == 0
+    assert result.verdict.batches > 5 * 18
+    # The faults were felt: something had to be sent twice.
+    assert result.verdict.sent_again > 0
