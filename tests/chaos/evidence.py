@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tests.chaos.parts import Death
 from tests.chaos.wire import Published
 
 _MOST_UNPACKED = 1 << 20
+_ACK = re.compile(re.escape(topics.ack("AGENT")).replace("AGENT", "([^/]+)"))
 # A point's identity: measurement, tags, time. The same tags and time are the same point.
 Key = tuple[str, frozenset[tuple[str, str]], int]
 Span = tuple[int, int]  # wall clock, ns
@@ -42,11 +44,13 @@ class Sent:
     to_broker: Counter[BatchId] = field(default_factory=Counter)
     to_collectors: Counter[BatchId] = field(default_factory=Counter)
     changed: set[BatchId] = field(default_factory=set)  # came again with another content
+    acknowledged: dict[BatchId, float] = field(default_factory=dict)  # by a collector, and when first
     _payloads: dict[BatchId, bytes] = field(default_factory=dict)
 
     def add(self, published: Published) -> None:
         batch = topics.parse_lines(published.topic)
         if batch is None:
+            self._acknowledge(published)
             return
         (self.to_broker if published.to_broker else self.to_collectors)[batch] += 1
         known = self._payloads.setdefault(batch, published.payload)
@@ -56,6 +60,15 @@ class Sent:
             return
         text = unpack(published.payload, _MOST_UNPACKED).decode()
         self.points[batch] = list(parse_many(text))
+
+    def _acknowledge(self, published: Published) -> None:
+        agent = _ACK.fullmatch(published.topic)
+        if agent is None or not published.to_broker:
+            return
+        for spool, ranges in json.loads(published.payload).items():
+            for first, last in ranges:
+                for number in range(first, last + 1):
+                    self.acknowledged.setdefault(BatchId(agent[1], spool, number), published.time_s)
 
 
 @dataclass

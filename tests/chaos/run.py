@@ -212,11 +212,13 @@ def say(result: Result, out: Any = sys.stdout) -> None:
         f"faults injected    {sum(result.injected.values())}: {kinds}",
         f"batches sent       {verdict.batches} (published again {verdict.sent_again}, "
         f"delivered again {verdict.delivered_again})",
-        f"batches lost       {verdict.lost} ({verdict.dropped} dropped by a full disk, and counted)",
+        f"batches lost       {verdict.lost} (and {verdict.missing - verdict.lost} by a full disk, "
+        f"of {verdict.dropped} that it dropped and counted)",
         f"points             {verdict.points}; doubled {verdict.overwritten + verdict.doubled}, "
         f"foreign {verdict.foreign}, altered {verdict.altered}, in quarantine {verdict.quarantined}",
         f"probes             {verdict.probes_sent} told of, {verdict.probes_seen} seen by the targets",
-        f"all had arrived    {result.settled_s:.1f} s after the last fault",
+        f"all had arrived    {result.settled_s:.1f} s after the last fault; the slowest batch was "
+        f"acknowledged after {verdict.slowest_s:.1f} s",
     ]
     lines += [f"PROBLEM: {problem}" for problem in verdict.problems]
     lines.append("nothing is lost, nothing is there twice" if verdict.good else "FAILED")

@@ -20,6 +20,11 @@ from probe.telemetry.lines import Point
 from tests.chaos.evidence import Evidence, Key, Span, key
 
 _SHOWN = 5
+# Counters that nothing which the script does may move, by measurement.
+_ALARMS = {
+    "agent": ("windows_dropped", "lines_dropped", "overrun", "foreign_packets"),
+    "collector": ("rejected", "quarantined"),
+}
 
 
 @dataclass
@@ -31,6 +36,8 @@ class Verdict:
     missing: int = 0  # batches given a number and not in the database
     dropped: int = 0  # batches that a spool says it had to drop
     lost: int = 0  # missing beyond what was dropped and counted
+    promised: int = 0  # acknowledged by a collector and not in the database
+    uncounted: int = 0  # never acknowledged, not waiting, and not counted as dropped
     sent_again: int = 0
     delivered_again: int = 0
     overwritten: int = 0
@@ -41,6 +48,7 @@ class Verdict:
     doubled: int = 0
     quarantined: int = 0
     unexplained: int = 0  # windows missing while their agent was there
+    slowest_s: float = 0.0  # from a batch's making to its first acknowledgement
     probes_sent: int = 0
     probes_seen: int = 0
     problems: list[str] = field(default_factory=list)
@@ -66,6 +74,7 @@ def judge(evidence: Evidence) -> Verdict:
     _points(evidence, verdict)
     _windows(evidence, verdict)
     _probes(evidence, verdict)
+    _counters(evidence, verdict)
     verdict.quarantined = len(evidence.quarantined)
     verdict.blame(
         verdict.quarantined, "entries in quarantine", [e.get("reason") for e in evidence.quarantined]
@@ -103,10 +112,35 @@ def _batches(evidence: Evidence, verdict: Verdict) -> None:
         where = f"of {at[0]} (spool {at[1]}, numbers 1 to {last}, {dropped[at]} dropped and counted)"
         verdict.blame(lost, f"batches lost {where}", sorted(missing))
     sent = evidence.sent
+    promised = [batch for batch in sent.acknowledged if batch.number not in held[batch.agent, batch.spool]]
+    verdict.promised = len(promised)
+    verdict.blame(len(promised), "batches were acknowledged and are not in the database", promised)
+    for state in evidence.spools:
+        known = sum((batch.agent, batch.spool) == (state.agent, state.spool) for batch in sent.acknowledged)
+        uncounted = max(0, state.last - known - state.dropped - state.waiting)
+        verdict.uncounted += uncounted
+        verdict.blame(uncounted, f"batches left the spool of {state.agent} unacknowledged and uncounted")
     verdict.sent_again = sum(sent.to_broker.values()) - len(sent.to_broker)
     verdict.delivered_again = sum(sent.to_collectors.values()) - len(sent.to_collectors)
     verdict.changed = len(sent.changed)
     verdict.blame(verdict.changed, "batch numbers were used for two contents", sorted(map(str, sent.changed)))
+
+
+def _counters(evidence: Evidence, verdict: Verdict) -> None:
+    """What parts say of themselves: nothing was let go for want of room, nothing was refused."""
+    for batch, when in evidence.sent.acknowledged.items():
+        for point in evidence.sent.points.get(batch, []):
+            if point.measurement == "agent":
+                verdict.slowest_s = max(verdict.slowest_s, when - point.time_ns / 1e9)
+    for measurement, counters in _ALARMS.items():
+        for counter in counters:
+            highest: dict[str, int] = defaultdict(int)
+            for (stored, tags, _), fields in evidence.stored.items():
+                if stored == measurement:
+                    who = dict(tags).get("collector") or dict(tags)["agent"]
+                    highest[who] = max(highest[who], int(fields.get(counter, 0)))
+            for who, count in highest.items():
+                verdict.blame(count, f"{counter}, says {who} of itself")
 
 
 def _points(evidence: Evidence, verdict: Verdict) -> None:

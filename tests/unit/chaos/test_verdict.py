@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 
@@ -47,6 +48,11 @@ def packet(agent: str, number: int, content: bytes, to_broker: bool = True) -> P
     return Published(1.0, to_broker, topics.lines(BatchId(agent, SPOOLS[agent], number)), content)
 
 
+def ack(agent: str, ranges: list[list[int]]) -> Published:
+    document = json.dumps({SPOOLS[agent]: ranges}).encode()
+    return Published(START / SECOND + LAST + 3, True, topics.ack(agent), document)
+
+
 def whole() -> Evidence:
     """A run in which everything is as it should be."""
     sent = Sent()
@@ -54,6 +60,7 @@ def whole() -> Evidence:
         for number in range(1, LAST + 1):
             sent.add(packet(agent, number, payload(agent, number)))
             sent.add(packet(agent, number, payload(agent, number), to_broker=False))
+        sent.add(ack(agent, [[1, LAST - 1], [LAST, LAST]]))
     stored: dict[Key, dict[str, object]] = {}
     for points in sent.points.values():
         stored |= {key(point): dict(point.fields) for point in points}
@@ -76,6 +83,7 @@ def test_a_good_run_is_good() -> None:
     verdict = judge(whole())
     assert verdict.problems == []
     assert (verdict.batches, verdict.points, verdict.lost) == (12, 36, 0)
+    assert verdict.slowest_s == pytest.approx(7)  # batch 1: made at second 2, acknowledged at second 9
     assert verdict.probes_sent == verdict.probes_seen == 240
 
 
@@ -114,6 +122,26 @@ def more_is_missing_than_was_dropped(evidence: Evidence) -> None:
     evidence.spools[0] = SpoolState("agent-1", SPOOLS["agent-1"], LAST, 0, 1)
     lose(evidence, 3)
     lose(evidence, 4)
+
+
+def a_batch_that_was_acknowledged_is_missing(evidence: Evidence) -> None:
+    """And a full disk would have been an excuse for any other one."""
+    evidence.spools[0] = SpoolState("agent-1", SPOOLS["agent-1"], LAST, 0, 1)
+    lose(evidence, 3)
+
+
+def a_batch_was_dropped_and_not_counted(evidence: Evidence) -> None:
+    del evidence.sent.acknowledged[BatchId("agent-1", SPOOLS["agent-1"], 2)]
+
+
+def lines_were_dropped(evidence: Evidence) -> None:
+    at = find(evidence, "agent", 4)
+    evidence.stored[at]["lines_dropped"] = 3
+
+
+def a_collector_refused(evidence: Evidence) -> None:
+    at = "collector", frozenset({("agent", "collector"), ("collector", "collector-2")}), START
+    evidence.stored[at] = {"rejected": 2, "quarantined": 0}
 
 
 def a_batch_still_waits(evidence: Evidence) -> None:
@@ -211,6 +239,14 @@ def an_agent_left_badly(evidence: Evidence) -> None:
         (the_last_batch_is_missing_and_only_its_spool_knows, "lost", "1 batches lost of agent-1"),
         (the_last_batch_of_a_simulated_agent_is_missing, "lost", "1 batches lost of agent-2"),
         (more_is_missing_than_was_dropped, "lost", "1 dropped and counted): 3, 4"),
+        (
+            a_batch_that_was_acknowledged_is_missing,
+            "promised",
+            "1 batches were acknowledged and are not in the database",
+        ),
+        (a_batch_was_dropped_and_not_counted, "uncounted", "1 batches left the spool of agent-1"),
+        (lines_were_dropped, "", "3 lines_dropped, says agent-1 of itself"),
+        (a_collector_refused, "", "2 rejected, says collector-2 of itself"),
         (a_batch_still_waits, "", "1 batches still wait in the spool of agent-1"),
         (a_point_is_missing, "absent_points", "1 points are missing although their batch is there"),
         (a_point_is_altered, "altered", "1 points have other values than were sent"),
@@ -252,6 +288,8 @@ def test_what_a_full_disk_dropped_and_counted_is_not_lost() -> None:
     evidence.spools[0] = SpoolState("agent-1", SPOOLS["agent-1"], LAST, 0, 2)
     lose(evidence, 3)
     lose(evidence, 4)
+    for number in (3, 4):
+        del evidence.sent.acknowledged[BatchId("agent-1", SPOOLS["agent-1"], number)]
     verdict = judge(evidence)
     assert verdict.problems == []
     assert (verdict.missing, verdict.dropped, verdict.lost) == (2, 2, 0)
