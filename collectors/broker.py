@@ -12,6 +12,7 @@ Sessions are clean, whatever a client asks for: delivery is acknowledged end to 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import socket
 import struct
@@ -41,12 +42,19 @@ _FROM_CLIENTS = frozenset({_PUBLISH, 4, 5, 6, 7, _SUBSCRIBE, 10, 12, 14})
 _LISTENER = "default"  # amqtt's word
 
 
-class _Anyone(BaseAuthPlugin):  # type: ignore[misc]
-    """Lets everybody in: the embedded broker listens on loopback unless it is told otherwise."""
+class _Doorkeeper(BaseAuthPlugin):  # type: ignore[misc]
+    """Lets everybody in who knows the password, if there is one: names prove nothing here."""
+
+    @dataclass
+    class Config:
+        """What amqtt passes on; its name is amqtt's wish."""
+
+        password: str = ""
 
     async def authenticate(self, *, session: Session) -> bool:
         session.is_anonymous = True  # amqtt then forgets the session when it ends
-        return True
+        wanted = self.config.password.encode()
+        return not wanted or hmac.compare_digest((session.password or "").encode(), wanted)
 
 
 class _Core(Broker):  # type: ignore[misc]
@@ -78,14 +86,17 @@ class Running:
 
 
 @asynccontextmanager
-async def broker(listener: socket.socket) -> AsyncIterator[Running]:
-    """Serve MQTT on `listener`, which listens and is closed at the end, until the block is left."""
+async def broker(listener: socket.socket, password: str | None = None) -> AsyncIterator[Running]:
+    """Serve MQTT on `listener`, which listens and is closed at the end, until the block is left.
+
+    With a `password` clients need it, whatever their user name.
+    """
     for name in ("amqtt", "transitions"):
         # What a client does wrong is the client's matter: no lines for port scanners and health checks.
         logging.getLogger(name).setLevel(logging.CRITICAL)
     config = BrokerConfig(
         listeners={_LISTENER: ListenerConfig(type=ListenerType.EXTERNAL)},
-        plugins={f"{__name__}._Anyone": {}},
+        plugins={f"{__name__}._Doorkeeper": {"password": password or ""}},
     )
     core = _Core(config)
     door = _Door(core)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import re
 import socket
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ class Listener:
     def open_to_all(self) -> bool:
         """Whether other hosts can reach it at every address of this one."""
         return self.host in _WILDCARDS
+
+    @property
+    def open_to_others(self) -> bool:
+        """Whether other hosts can reach it at all."""
+        return not ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
 
     def url(self, scheme: str, *, from_here: bool = False) -> str:
         """Where to reach it: as others do, or, `from_here`, as this host does."""

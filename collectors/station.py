@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collectors import collector
+from collectors.board import access
 from collectors.board.feed import Feed
 from collectors.listen import Listener, listen
 from collectors.sinks.embedded import EmbeddedSink
 from collectors.sinks.store import path_in
 from probe.errors import ColoprobeError, MissingPartError, SinkError
-from probe.settings import CollectorSettings, CollectorTable, MqttTable
+from probe.settings import CollectorSettings, CollectorTable, MqttTable, read_secret
 from probe.telemetry import topics
 
 log = logging.getLogger("coloprobe.station")
@@ -33,9 +34,13 @@ _SUBSCRIBED_S = 10.0
 
 @dataclass(frozen=True)
 class Station:
-    """A running fan-in. The URLs are what other hosts use, where it is open to them; `store` is the file."""
+    """A running fan-in. The URLs are what other hosts use, where it is open to them; `store` is the file.
+
+    board_link: the board's URL with its token, unless that is somebody's own, who knows it.
+    """
 
     board_url: str
+    board_link: str
     mqtt_url: str
     store: Path
 
@@ -46,14 +51,20 @@ async def station(
     board: str = BOARD,
     broker: str = BROKER,
     state_dir: str | Path,
+    board_token_file: str = "",
+    broker_password_file: str = "",
     on_failure: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Station]:
     """Run until the block is left; then the collector first finishes what it holds.
 
     board, broker: 'HOST:PORT' to listen at; 0.0.0.0 opens to other hosts. Where BROKER itself is in use,
-    a free port is taken and logged; any other port in use is an error. Where a part ends by itself,
+    a free port is taken and logged; any other port in use is an error.
+    A board that other hosts can reach asks for a token: that of `board_token_file` or COLOPROBE_BOARD_TOKEN
+    (then on loopback, too), or one that is made and kept in `state_dir`. The broker asks for the password
+    of `broker_password_file` or COLOPROBE_MQTT_PASSWORD where there is one. Where a part ends by itself,
     `on_failure` is called, for the caller to leave the block; leaving then raises what went wrong.
-    Raises: UsageError (an address cannot be had), SinkRefused (the store), MissingPartError, SettingsError.
+    Raises: UsageError (an address cannot be had, the token is too short), SinkRefused (the store),
+        MissingPartError, SettingsError.
     """
     try:
         from collectors.board.server import serve
@@ -62,6 +73,10 @@ async def station(
         raise MissingPartError(f"the embedded broker (Python module {missing.name})", "up") from None
 
     folder = Path(state_dir)
+    own = read_secret(board_token_file, "COLOPROBE_BOARD_TOKEN", "command line", "--board-token-file")
+    password = read_secret(
+        broker_password_file, "COLOPROBE_MQTT_PASSWORD", "command line", "--broker-password-file"
+    )
     async with AsyncExitStack() as stack:
         # Everything that can be refused is asked for first, before anything runs.
         board_at = _listen(stack, board, "--board")
@@ -70,23 +85,32 @@ async def station(
         stack.push_async_callback(sink.close)
         feed = Feed(sink.path)
         stack.callback(feed.close)
-        mqtt = await stack.enter_async_context(mqtt_broker(broker_at.socket))
-        await stack.enter_async_context(serve(feed, board_at.socket, broker_at.url("mqtt")))
-        await stack.enter_async_context(_collecting(broker_at, folder, sink, on_failure))
+        token = access.token(folder, own) if own or board_at.open_to_others else None
+        if broker_at.open_to_others and password is None:
+            log.warning(
+                "the broker at %s takes what any host sends; let it ask for a password "
+                "(--broker-password-file), or have a packet filter let in agents only",
+                broker_at.url("mqtt"),
+            )
+        mqtt_table = MqttTable(
+            url=broker_at.url("mqtt", from_here=True), password_file=broker_password_file, share_group=""
+        )
+        mqtt = await stack.enter_async_context(mqtt_broker(broker_at.socket, password))
+        await stack.enter_async_context(serve(feed, board_at.socket, broker_at.url("mqtt"), token))
+        await stack.enter_async_context(_collecting(mqtt_table, folder, sink, on_failure))
         # What an agent sends before would be missed, and come again only after its time-out.
         if not await mqtt.subscribed(topics.ALL_LINES, _SUBSCRIBED_S):
             log.warning("the collector is slow to subscribe; the first numbers may be late")
-        yield Station(board_at.url("http"), broker_at.url("mqtt"), sink.path)
+        url = board_at.url("http")
+        link = url if token is None or token.own else f"{url}/?token={token.text}"
+        yield Station(url, link, broker_at.url("mqtt"), sink.path)
 
 
 @asynccontextmanager
 async def _collecting(
-    broker_at: Listener, folder: Path, sink: EmbeddedSink, on_failure: Callable[[], None]
+    mqtt: MqttTable, folder: Path, sink: EmbeddedSink, on_failure: Callable[[], None]
 ) -> AsyncIterator[None]:
-    settings = CollectorSettings(
-        collector=CollectorTable(id=_COLLECTOR, state_dir=str(folder)),
-        mqtt=MqttTable(url=broker_at.url("mqtt", from_here=True), share_group=""),
-    )
+    settings = CollectorSettings(collector=CollectorTable(id=_COLLECTOR, state_dir=str(folder)), mqtt=mqtt)
     stop = asyncio.Event()
     running = asyncio.create_task(
         collector.run(settings, "the embedded collector", sink=sink, stop=stop), name="collector"

@@ -81,6 +81,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="where other hosts' agents may send (%(default)s)",
     )
+    complete_files(
+        up.add_argument(
+            "--board-token-file",
+            default="",
+            metavar="FILE",
+            help="the token that viewers need is in this file, or in COLOPROBE_BOARD_TOKEN (default: none on "
+            "loopback; elsewhere one that is made and printed)",
+        )
+    )
+    complete_files(
+        up.add_argument(
+            "--broker-password-file",
+            default="",
+            metavar="FILE",
+            help="agents need the password in this file, or in COLOPROBE_MQTT_PASSWORD (default: none)",
+        )
+    )
     _state(up)
     up.add_argument(
         "--interval",
@@ -269,6 +286,8 @@ def _up(arguments: argparse.Namespace) -> int:
         state_dir=arguments.state,
         interval=arguments.interval,
         lasting=arguments.lasting,
+        board_token_file=arguments.board_token_file,
+        broker_password_file=arguments.broker_password_file,
     )
 
 

@@ -29,7 +29,7 @@ class Station(Protocol):
     """The fan-in side, once it is up."""
 
     @property
-    def board_url(self) -> str: ...
+    def board_link(self) -> str: ...
 
     @property
     def mqtt_url(self) -> str: ...
@@ -38,7 +38,9 @@ class Station(Protocol):
 StationFactory = Callable[..., AbstractAsyncContextManager[Station]]
 
 
-def settings_for(targets: list[str], mqtt_url: str, state_dir: Path, interval: Duration) -> AgentSettings:
+def settings_for(
+    targets: list[str], mqtt_url: str, state_dir: Path, interval: Duration, password_file: str = ""
+) -> AgentSettings:
     """Agent settings for TARGET arguments; without any, loopback and the default gateways."""
     named: list[dict[str, Any]] = []
     for target in dict.fromkeys(parse_target(text) for text in targets):
@@ -55,7 +57,7 @@ def settings_for(targets: list[str], mqtt_url: str, state_dir: Path, interval: D
         "agent": {"id": _host_id(), "state_dir": str(state_dir)},
         "window": {"length": WINDOW, "histogram": HISTOGRAM},
         "defaults": {"interval": str(interval)},
-        "mqtt": {"url": mqtt_url},
+        "mqtt": {"url": mqtt_url, "password_file": password_file},
         "target": named,
     }
     return agent_from(raw, "command line")
@@ -70,18 +72,28 @@ def up(
     state_dir: Path,
     interval: Duration,
     lasting: Duration | None,
+    board_token_file: str = "",
+    broker_password_file: str = "",
 ) -> int:
     """Run until a signal comes or `lasting` has passed. Returns the exit status.
 
     Raises: UsageError, and what `Agent.prepare` and the station raise.
     """
-    checked = settings_for(targets, "mqtt://127.0.0.1:1883", state_dir, interval)
+    checked = settings_for(targets, "mqtt://127.0.0.1:1883", state_dir, interval, broker_password_file)
 
     async def main(stop: asyncio.Event) -> None:
         if lasting is not None:
             asyncio.get_running_loop().call_later(lasting.seconds, stop.set)
-        async with station(board=board, broker=broker, state_dir=state_dir, on_failure=stop.set) as fan_in:
-            print(f"board   {fan_in.board_url}", flush=True)
+        async with station(
+            board=board,
+            broker=broker,
+            state_dir=state_dir,
+            board_token_file=board_token_file,
+            broker_password_file=broker_password_file,
+            on_failure=stop.set,
+        ) as fan_in:
+            # The link with its token is for whoever sits here; no log line has it.
+            print(f"board   {fan_in.board_link}", flush=True)
             print(f"broker  {fan_in.mqtt_url}   (agents of other hosts may send here)", flush=True)
             paces: dict[Duration, list[str]] = {}
             for target in checked.target:

@@ -16,7 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from collectors.board.access import Access, Token
 from collectors.board.feed import Feed
+from probe.clock import SystemClock
 from probe.errors import MissingPartError, UsageError
 
 if TYPE_CHECKING:
@@ -39,13 +41,19 @@ _shown = _Shown()
 
 
 @asynccontextmanager
-async def serve(feed: Feed, listener: socket.socket, mqtt_url: str) -> AsyncIterator[None]:
+async def serve(
+    feed: Feed, listener: socket.socket, mqtt_url: str, token: Token | None = None
+) -> AsyncIterator[None]:
     """Serve the board of `feed` on `listener`, which is bound and is closed at the end.
+
+    Whoever has no `token` sees nothing; without one it answers to this host's own names only.
 
     Raises: MissingPartError (NiceGUI is not installed), UsageError (this process serves a board already).
     """
     try:
         import uvicorn
+
+        from collectors.board.guard import Guard
 
         app = _app()
     except ModuleNotFoundError as missing:
@@ -67,8 +75,14 @@ async def serve(feed: Feed, listener: socket.socket, mqtt_url: str) -> AsyncIter
         listener.close()
         raise UsageError("this process serves a board already")
     _shown.feed, _shown.mqtt_url = feed, mqtt_url
+    access = Access(token, f"coloprobe_{listener.getsockname()[1]}")
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=_STOP_S, ws="websockets-sansio"
+        Guard(app, access, SystemClock()),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_STOP_S,
+        ws="websockets-sansio",
     )
     server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="board")
@@ -80,7 +94,7 @@ async def serve(feed: Feed, listener: socket.socket, mqtt_url: str) -> AsyncIter
         if not server.started:
             await serving
             raise UsageError("the board did not start; the log says why")
-        await _warm_up(listener)
+        await _warm_up(listener, token)
         yield
     finally:
         ticking.cancel()
@@ -91,14 +105,16 @@ async def serve(feed: Feed, listener: socket.socket, mqtt_url: str) -> AsyncIter
         _shown.feed = None
 
 
-async def _warm_up(listener: socket.socket) -> None:
+async def _warm_up(listener: socket.socket, token: Token | None) -> None:
     """Ask for the page once: the first one costs 0.1 s, which an agent beside us would feel."""
     host, port = listener.getsockname()[:2]
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a comparison
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(_WARM_UP_S):
             reader, writer = await asyncio.open_connection(here, port)
-            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            ours = f"Authorization: Bearer {token.text}\r\n" if token else ""
+            request = f"GET / HTTP/1.1\r\nHost: localhost\r\n{ours}Connection: close\r\n\r\n"
+            writer.write(request.encode())
             await reader.read()
             writer.close()
             await writer.wait_closed()

@@ -28,6 +28,7 @@ from probe.errors import SinkError, SinkRefused, UsageError
 from probe.settings import MqttTable
 from probe.telemetry import topics
 from probe.telemetry.mqtt import Connection, connect
+from tests.system.asking import SOCKET, asked, socket_says
 from tests.system.browser import Browser, Tab, chromium
 
 L = 2 * SECOND
@@ -56,8 +57,11 @@ class Running:
 
 
 @contextmanager
-def child(state: Path, *, killed: bool = False) -> Iterator[Running]:
-    """A station in a process of its own. Ending it is clean (status 0, no warning), unless it is `killed`."""
+def child(state: Path, *, killed: bool = False, says: str = "") -> Iterator[Running]:
+    """A station in a process of its own. Ending it is clean (status 0), unless it is `killed`.
+
+    says: the whole of its log at the end.
+    """
     errors = state.parent / "station.log"
     with errors.open("wb") as log:
         process = subprocess.Popen(
@@ -78,7 +82,7 @@ def child(state: Path, *, killed: bool = False) -> Iterator[Running]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, errors.read_text()
         assert process.stdout.read() == "ended\n"
-        assert errors.read_text() == ""
+        assert errors.read_text() == says
     finally:
         process.kill()
         process.wait()
@@ -190,8 +194,13 @@ def test_the_board_moves_when_points_arrive(tmp_path: Path) -> None:
                 assert all(url.split("/")[2].startswith("127.0.0.1:") for url in page.requests if "//" in url)
 
     with child(tmp_path / "state") as running:
-        with urllib.request.urlopen(f"{running.board}/healthz", timeout=10) as answer:
-            assert answer.status == 200
+        assert asked(f"{running.board}/healthz") == (200, "ok\n")
+        # It is on loopback, so it answers to no other name, and to no page from elsewhere.
+        for path in ("/", "/board/board.js", SOCKET + "polling"):
+            status, body = asked(running.board + path, Host="rebound.example")
+            assert (status, "open it by http://127.0.0.1" in body) == (421, True)
+        assert asyncio.run(socket_says(running.board, Origin="http://evil.example")) == "403"
+        assert asyncio.run(socket_says(running.board, Origin=running.board)).startswith('0{"sid"')
         with chromium(tmp_path) as browser:
             asyncio.run(main(running, browser))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
