@@ -21,7 +21,9 @@ from types import FrameType
 from probe.units import Duration
 from tests.chaos.plan import draw
 from tests.chaos.run import run, say
-from tests.chaos.site import Site, cast
+from tests.chaos.site import FleetSize, Site, cast
+
+_FLEET_TARGETS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _clean_up_on_signals()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
-    plan = draw(seed, options.length.seconds, cast(options.agents))
+    length_s = options.length.seconds
+    plan = draw(seed, length_s, cast(options.agents, fleet=options.fleet > 0))
+    fleet = FleetSize(options.fleet, _FLEET_TARGETS, length_s) if options.fleet else None
     if options.plan:
         for fault in plan.faults:
             print(f"[{fault.at_s:6.1f} s] {fault}")
@@ -41,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="coloprobe-chaos-"))
     shown = _Progress()
     try:
-        with Site(directory, plan.persistent, agents=options.agents) as site:
+        with Site(directory, plan.persistent, agents=options.agents, fleet=fleet) as site:
             result = run(site, plan, shown.tell, shown.progress)
     except KeyboardInterrupt:
         return 130
@@ -84,6 +88,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--for", dest="length", type=Duration.parse, default=Duration.parse("5m"), metavar="DURATION"
     )
     parser.add_argument("--agents", type=int, default=5, help="real agent processes (default: 5)")
+    parser.add_argument("--fleet", type=int, default=20, help="simulated agents (default: 20)")
     parser.add_argument("--plan", action="store_true", help="only say what would happen when")
     parser.add_argument("--keep", action="store_true", help="keep logs, capture and databases")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the result as JSON as well")

@@ -38,6 +38,7 @@ class Part:
     namespace: Namespace
     argv: list[str]
     log: Path
+    once: bool = False  # it ends by itself when it has done its work
     wanted: bool = False
     frozen: bool = False
     deaths: list[Death] = field(default_factory=list)
@@ -86,6 +87,9 @@ class Part:
             if self._ending:
                 young = time.monotonic() - self._started < _YOUNG_S
                 self.goodbyes.append(0 if young and status == -signal.SIGTERM else status)
+            elif self.wanted and self.once:
+                self.wanted = False
+                self.goodbyes.append(status)
             elif self.wanted:
                 self.deaths.append(Death(self.name, time.monotonic(), status, self.text()[-1500:]))
                 self._not_before = time.monotonic() + RESTART_S

@@ -14,6 +14,7 @@ from tests.chaos.evidence import (
     Evidence,
     Key,
     Span,
+    SpoolState,
     quarantine_entries,
     sent_of,
     spool_state,
@@ -95,6 +96,7 @@ def _settle(site: Site, deadline: float, progress: Callable[[str], None]) -> lis
             behind = {"database": "does not answer"}
         else:
             behind = {name: why for name in site.cast.agents if (why := _behind(name, rows, since_ns))}
+            behind |= {name: "still sends" for name in site.cast.bystanders if site.parts[name].running()}
         if not behind:
             return []
         progress(f"waiting for {', '.join(f'{name} ({why})' for name, why in behind.items())}")
@@ -162,8 +164,13 @@ def _evidence(site: Site, done: list[Done]) -> Evidence:
         stored |= stored_points(measurement, site.query(f'SELECT * FROM "{measurement}"'), tags)
     agents, collectors = site.cast.agents, site.cast.collectors
     parts = site.parts.values()
+    spools = [spool_state(name, site.directory / name) for name in agents]
+    spools += [
+        SpoolState(told["agent"], told["spool"], told["last"], told["waiting"], told["dropped"])
+        for told in site.fleet_told()
+    ]
     return Evidence(
-        spools=[spool_state(name, site.directory / name) for name in agents],
+        spools=spools,
         sent=sent_of(site.wire.published()),
         stored=stored,
         quarantined=quarantine_entries(site.directory / name for name in collectors),
@@ -171,7 +178,7 @@ def _evidence(site: Site, done: list[Done]) -> Evidence:
         bad_goodbyes={
             part.name: part.goodbyes
             for part in parts
-            if part.name in (*agents, *collectors) and any(part.goodbyes)
+            if part.name in (*agents, *collectors, *site.cast.bystanders) and any(part.goodbyes)
         },
         seen=site.probes_seen(),
         killed={one.fault.where[0] for one in done if one.fault.kind == "kill"} & set(agents),

@@ -30,6 +30,7 @@ DATABASE = "coloprobe"
 TARGETS = ("10.50.0.1", "10.50.0.2", "10.50.0.3")
 WINDOW_NS = 1_000_000_000
 INTERVAL_NS = 50_000_000
+_FLEET_PATIENCE_S = 180
 CRAMPED_DISK = 12 << 20  # bytes
 _CUTTING = """
 table inet cut {
@@ -107,13 +108,23 @@ enabled = false
 """
 
 
-def cast(agents: int = 5, collectors: int = 2) -> Cast:
+@dataclass(frozen=True)
+class FleetSize:
+    """Of the fleet simulator, a process of its own; `length_s`: how long it sends."""
+
+    agents: int
+    targets: int
+    length_s: float
+
+
+def cast(agents: int = 5, collectors: int = 2, *, fleet: bool = False) -> Cast:
     """Who takes part: the last agent has a small disk."""
     names = tuple(f"agent-{number}" for number in range(1, agents + 1))
     return Cast(
         agents=names,
         collectors=tuple(f"collector-{number}" for number in range(1, collectors + 1)),
         cramped=names[-1:],
+        bystanders=("fleet",) if fleet else (),
     )
 
 
@@ -144,6 +155,7 @@ class Site:
     persistent: bool
     agents: int = 5
     collectors: int = 2
+    fleet: FleetSize | None = None
     parts: dict[str, Part] = field(default_factory=dict)
     disks: dict[str, Disk] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -167,7 +179,7 @@ class Site:
 
     @property
     def cast(self) -> Cast:
-        return cast(self.agents, self.collectors)
+        return cast(self.agents, self.collectors, fleet=self.fleet is not None)
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -201,7 +213,23 @@ class Site:
             text = _AGENT.format(name=name, state=folder, targets=rows, **addresses)
             file = self._write(f"{name}.toml", text)
             self._add(name, self._place(name), coloprobe("agent", "-c", file))
+        if self.fleet is not None:
+            self._add_fleet(self.fleet, f"mqtt://{broker.ipv4}:{PORT}")
         self._count_probes()
+
+    def _add_fleet(self, size: FleetSize, url: str) -> None:
+        argv = [sys.executable, "-W", "error", "-m", "benchmarks.fleet", "--mqtt", url, "--histograms"]
+        argv += ["--agents", str(size.agents), "--targets", str(size.targets), "--window", "2s"]
+        argv += ["--for", f"{size.length_s:.0f}s", "--wait", f"{_FLEET_PATIENCE_S}s", "--ack-timeout", "2s"]
+        self._add("fleet", self._place("fleet"), [*argv, "--json", str(self.directory / "fleet.json")])
+        self.parts["fleet"].once = True
+
+    def fleet_told(self) -> list[dict[str, Any]]:
+        """What the simulator says of each of its agents at its end; nothing where it did not come to it."""
+        file = self.directory / "fleet.json"
+        if not file.exists():
+            return []
+        return list(json.loads(file.read_text(encoding="utf-8"))["agents"])
 
     def _place(self, name: str) -> Namespace:
         """A namespace behind the router."""
@@ -253,7 +281,7 @@ class Site:
         self.parts["broker"].start()
         wait_for(self._create_database, "InfluxDB serves")
         for name, part in self.parts.items():
-            if name.startswith(("collector-", "agent-")):
+            if name.startswith(("collector-", "agent-", "fleet")):
                 part.start()
         wait_for(self._begun, "batches of every agent are in the database")
 
@@ -322,11 +350,3 @@ class Site:
 
 def _counter(agent: str, target: str) -> str:
     return f"{agent}_{target}".replace("-", "_").replace(".", "_")
-
-
-def fleet_command(url: str, agents: int, targets: int, seconds: float, file: Path) -> list[str]:
-    """The simulator's command line: `file` is where it says at its end what it has sent."""
-    return [
-        *(sys.executable, "-m", "benchmarks.fleet", "--mqtt", url, "--agents", str(agents)),
-        *("--targets", str(targets), "--window", "2s", "--for", f"{seconds:.0f}s", "--json", str(file)),
-    ]

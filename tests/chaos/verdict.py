@@ -82,7 +82,7 @@ def judge(evidence: Evidence) -> Verdict:
     for death in evidence.deaths:
         verdict.problems.append(f"{death.part} ended by itself with {death.status}: {death.words[-600:]}")
     for name, statuses in evidence.bad_goodbyes.items():
-        verdict.problems.append(f"{name} left with {statuses} after SIGTERM")
+        verdict.problems.append(f"{name} left with {statuses}")
     return verdict
 
 

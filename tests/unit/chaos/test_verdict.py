@@ -261,7 +261,7 @@ def an_agent_left_badly(evidence: Evidence) -> None:
         (replies_are_in_no_histogram, "", "20 replies are in no histogram from agent-1 to t1"),
         (a_line_is_in_quarantine, "quarantined", "1 entries in quarantine: partial write"),
         (a_part_died, "", "collector-1 ended by itself with 1: MemoryError"),
-        (an_agent_left_badly, "", "agent-2 left with [0, 1] after SIGTERM"),
+        (an_agent_left_badly, "", "agent-2 left with [0, 1]"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
