@@ -14,7 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ _FLAGS = (
     "--disable-extensions",
     "--remote-debugging-port=0",
 )
+
+
+class NavigatedError(AssertionError):
+    """The page that was asked has gone: another one is loading."""
 
 
 class Tab:
@@ -72,6 +76,8 @@ class Tab:
         self._answers[self._last] = answer = asyncio.get_running_loop().create_future()
         await self._connection.send(json.dumps({"id": self._last, "method": method, "params": params}))
         message = await asyncio.wait_for(answer, 30)
+        if "navigated" in message.get("error", {}).get("message", ""):
+            raise NavigatedError(message)
         assert "error" not in message, message
         result: dict[str, Any] = message["result"]
         return result
@@ -100,12 +106,14 @@ class Tab:
         deadline = time.monotonic() + timeout_s
         await self.do("Page.bringToFront")  # a page in the background does not draw
         careful = f"(() => {{ try {{ return ({script}) }} catch {{ return null }} }})()"  # no page yet
-        while not (value := await self.run(careful)):
+        while True:
+            with suppress(NavigatedError):
+                if value := await self.run(careful):
+                    return value
             if time.monotonic() > deadline:
                 shown = await self.run("document.body ? document.body.innerText : ''")
                 raise AssertionError(f"not seen within {timeout_s} s: {script}\n{self.complaints}\n{shown}")
             await asyncio.sleep(0.1)
-        return value
 
     async def screenshot(self, path: Path) -> None:
         """Write what the window shows as PNG."""
