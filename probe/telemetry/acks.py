@@ -1,6 +1,7 @@
 """A collector's acknowledgement in, ranges of batch numbers out; what is none is refused as a whole.
 
     {"9f2c41d09f2c41d0": [[17, 23], [25, 25]]}      per spool, inclusive ranges of what the sink holds
+    {}                                              a hint: acknowledgements are coming again
 
 The cost depends on the length of the text alone: nobody counts through a range.
 """
@@ -20,6 +21,8 @@ _Ranges = list[tuple[int, int]]
 def parse(payload: bytes, spool: str, last: int) -> list[tuple[int, int]]:
     """The ranges for `spool`, sorted and without overlap; `last`: the highest number it ever gave.
 
+    No range at all is a hint: a collector that could not write for a while says so when it can again.
+
     Raises: BatchError where the text is no acknowledgement, is for other spools only, or names a batch that
     never was. Such a text is wrong in a way that nothing else in it can be believed either.
     """
@@ -27,6 +30,8 @@ def parse(payload: bytes, spool: str, last: int) -> list[tuple[int, int]]:
         raise BatchError("oversized", f"an acknowledgement of {len(payload)} bytes")
     try:
         spools = msgspec.json.decode(payload, type=_Spools)
+        if not spools:
+            return []
         if spool not in spools:
             raise BatchError("foreign", "an acknowledgement for another spool")
         ranges = msgspec.json.decode(spools[spool], type=_Ranges)

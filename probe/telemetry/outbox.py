@@ -4,13 +4,15 @@
                 in flight  backlog, to   new: one by
                 or gone    be read       one, first
 
-- At most `window` batches are in flight: taken, and neither acknowledged nor given up.
-- New batches go first. The backlog follows oldest first, gets every second turn, and leaves some slots to
-  new batches, so that neither starves the other.
+- At most `window` batches are in flight: taken, and neither acknowledged nor given up. How many of them
+  may be on their way at a time is `room`'s.
+- New batches go first. The backlog follows oldest first, gets every second turn, and leaves a quarter of the
+  slots, and at least one, to new batches, so that neither starves the other.
 - A batch that is not acknowledged within `ack_timeout` is published again, after twice, then four times as
   long once more; then it makes room for others and comes again when the backlog has been gone through.
 - Where nothing at all is acknowledged for `ack_timeout`, one batch at a time goes out, a new one and an old
-  one in turn, with doubling pauses up to a minute. The first acknowledgement opens the window again.
+  one in turn, with doubling pauses up to a minute; a hint that acknowledgements are coming again ends the
+  pause. The first acknowledgement opens the room again.
 
 The backlog's numbers are read from the spool page by page (`wanted`, `supply`), so that a million of them
 costs no memory. Times are monotonic ns. Nothing here blocks, and nobody but the caller touches it.
@@ -23,16 +25,18 @@ from dataclasses import dataclass
 
 from probe.clock import SECOND
 from probe.telemetry import acks
+from probe.telemetry.room import Room
 
 PAGE = 256  # numbers of the backlog that are known at a time
 FIRST_PAUSE_NS = 1 * SECOND
 LAST_PAUSE_NS = 60 * SECOND
 ATTEMPTS = 3  # in a row, before a batch waits for its next turn
+FIRST_ROOM = 4  # on a new connection: batches on their way at a time
 
 
 @dataclass
 class _Flight:
-    live: bool
+    live: bool  # taken as a new one, and on its way for the first time
     attempts: int = 1
     since: int | None = None  # when the broker had it; None while it is on its way there
 
@@ -46,8 +50,9 @@ class Outbox:
         self.last = last
         self._window = window
         self._timeout = ack_timeout_ns
+        self._room = Room(window, ack_timeout_ns)
         self._flights: dict[int, _Flight] = {}
-        self._retry: deque[int] = deque()  # timed out, to be taken again; all of them are in flight
+        self._retry: dict[int, None] = {}  # timed out, to be taken again in this order; all are in flight
         self._ahead: deque[int] = deque()  # the next of the backlog
         self._cursor = 1  # nothing below it is waiting, but for what is in flight or due for the next lap
         self._live = last + 1  # the next new number
@@ -57,11 +62,18 @@ class Outbox:
         self._expiry: int | None = None  # no flight times out before this
         self._pause: int | None = None  # not None: acknowledgements have stopped
         self._resume = 0  # when the next single batch may go
+        self._tried = 0  # when the last one went
+        self._tried_at = 0  # and what was the newest one then
 
     @property
     def in_flight(self) -> int:
         """Batches that were taken and neither acknowledged nor given up; at most the window."""
         return len(self._flights)
+
+    @property
+    def room(self) -> int:
+        """Batches that may be on their way at a time; one more where none of them would be a new one."""
+        return self._room.size
 
     @property
     def narrow(self) -> bool:
@@ -74,9 +86,18 @@ class Outbox:
 
     def restart(self, now: int) -> None:
         """A connection begins: whatever was in flight is due again, the newest batch first."""
+        newest = [number for number, flight in self._flights.items() if flight.live]
         self._give_up_all()
-        self._rewind()
+        self._rewind(min(newest, default=self._live))
+        self._room.begin(FIRST_ROOM)
         self._resume = now
+
+    def hinted(self, now: int) -> None:
+        """Acknowledgements are said to be coming again: try it, with the newest batch, once a second."""
+        if self.narrow:
+            self._pause = 0
+            self._resume = min(self._resume, max(now, self._tried + FIRST_PAUSE_NS))
+            self._turn_live = True
 
     def wanted(self) -> int | None:
         """Read `PAGE` numbers of the spool above this one, for `supply`; None: not now."""
@@ -108,12 +129,7 @@ class Outbox:
             self._expire(now)
         if self.narrow:
             return self._take_single(now)
-        while self._retry:
-            number = self._retry.popleft()
-            if flight := self._flights.get(number):
-                flight.attempts += 1
-                return number
-        return self._choose() if len(self._flights) < self._window else None
+        return self._choose()
 
     def due(self) -> int | None:
         """When to call `take` again although nothing else has happened; None: only then."""
@@ -135,27 +151,31 @@ class Outbox:
 
     def missing(self, number: int) -> None:
         """The spool does not have it any more."""
+        self._retry.pop(number, None)
         if self._flights.pop(number, None) and self.narrow:
             self._resume = 0  # that was no attempt
 
     def acknowledged(self, ranges: list[tuple[int, int]], forgotten: int, now: int) -> None:
         """Sorted `ranges` are held by the sink; `forgotten`: how many of them the spool still had."""
         gone = [number for number in self._flights if acks.covers(ranges, number)]
+        self._room.acknowledged(len(gone), len(self._flights) - len(self._retry))
         for number in gone:
             del self._flights[number]
+            self._retry.pop(number, None)
         if not gone and not forgotten:
             return  # an old one, said twice: no sign that anything moves
-        waiting = any(flight.since is not None for flight in self._flights.values())
-        self._silent_since = now if waiting else None
         if self.narrow:
             self._pause = None
-            self._rewind()
+            self._give_up_all()  # a try that nobody answered: perhaps there was no room for it
+            self._rewind(self._tried_at)
+            self._room.begin(1)
+        waiting = any(flight.since is not None for flight in self._flights.values())
+        self._silent_since = now if waiting else None
 
     def _choose(self) -> int | None:
         """A new batch or one of the backlog, in turn where there are both."""
-        old = sum(not flight.live for flight in self._flights.values())
-        backlog = bool(self._ahead) and old < self._window - self._window // 4
-        live = self._live <= self.last
+        live = self._live <= self.last and self._may_fly(live=True)
+        backlog = bool(self._retry or self._ahead) and self._may_fly(live=False)
         if live and (self._turn_live or not backlog):
             if self.narrow or self.last - self._live >= self._window:
                 self._live = self.last  # too far behind: what is skipped has become backlog
@@ -165,24 +185,43 @@ class Outbox:
             self._live += 1
             self._turn_live = False
         elif backlog:
+            self._turn_live = True
+            if self._retry:
+                number = next(iter(self._retry))
+                del self._retry[number]
+                self._flights[number].attempts += 1
+                return number
             number = self._ahead.popleft()
             live = False
-            self._turn_live = True
         else:
             return None
         self._flights[number] = _Flight(live)
         return number
+
+    def _may_fly(self, *, live: bool) -> bool:
+        """Whether one more may be on its way; the backlog leaves a quarter, and at least one, to new ones."""
+        new = sum(flight.live for flight in self._flights.values())
+        flying = len(self._flights) - len(self._retry)
+        if live:
+            return len(self._flights) < self._window and (flying < self.room or not new)
+        if not self._retry and len(self._flights) - new >= _for_backlog(self._window):
+            return False
+        return flying < self.room and flying - new < _for_backlog(self.room)
 
     def _take_single(self, now: int) -> int | None:
         assert self._pause is not None
         if now < self._resume:
             return None
         if self._flights:
+            if newest := [number for number, flight in self._flights.items() if flight.live]:
+                self._live = newest[0]  # where there is no newer one by now it is tried again
             self._give_up_all()
             self._lap = True
             self._pause = min(self._pause * 2, LAST_PAUSE_NS)
+        self._pause = max(self._pause, FIRST_PAUSE_NS)
         number = self._choose()
         if number is not None:
+            self._tried, self._tried_at = now, self.last
             self._resume = now + self._pause
         return number
 
@@ -191,12 +230,13 @@ class Outbox:
         deadline = self._deadline()
         if deadline is not None and now >= deadline:
             self._give_up_all()
-            self._rewind()
+            self._rewind(self.last)
             self._pause = FIRST_PAUSE_NS
             self._resume = now
         if self._expiry is None or now < self._expiry:
             return
         self._expiry = None
+        old = sum(not flight.live for flight in self._flights.values())
         for number, flight in list(self._flights.items()):
             if flight.since is None:
                 continue
@@ -205,12 +245,15 @@ class Outbox:
                 self._expiry = expiry if self._expiry is None else min(self._expiry, expiry)
                 continue
             self.republished += 1
-            flight.since = None
-            if flight.attempts < ATTEMPTS:
-                self._retry.append(number)
+            self._room.lost(now)
+            old += flight.live
+            if flight.attempts < ATTEMPTS and old <= _for_backlog(self._window):
+                self._retry[number] = None
+                flight.live, flight.since = False, None
             else:
                 del self._flights[number]
                 self._lap = True
+                old -= 1
 
     def _patience(self, flight: _Flight) -> int:
         return self._timeout << (flight.attempts - 1)
@@ -225,10 +268,17 @@ class Outbox:
         self._silent_since = None
         self._expiry = None
 
-    def _rewind(self) -> None:
-        """Go through the backlog from its beginning; only the newest batch counts as new."""
+    def _rewind(self, new: int) -> None:
+        """Go through the backlog from its beginning. As new counts what has `new` or a higher number: the
+        newest one at least, and as many at most as have slots of their own."""
         self._ahead.clear()
         self._cursor = 1
         self._lap = False
-        self._live = max(self._live, self.last) if self._flights else max(1, self.last)
+        own = self._window - _for_backlog(self._window)
+        self._live = max(1, min(new, self.last), self.last + 1 - max(1, own))
         self._turn_live = True
+
+
+def _for_backlog(slots: int) -> int:
+    """How many of `slots` the backlog may have."""
+    return max(1, slots - max(1, slots // 4))

@@ -235,8 +235,12 @@ class Uplink:
                 ranges = acks.parse(message.payload, self._spool_id, self._spool.last)
             except BatchError:
                 self.bad_acks += 1
-            else:
+                continue
+            if ranges:
                 await self._forget(ranges)
+            else:
+                self._outbox.hinted(self._clock.mono())
+                self._news.set()
 
     async def _forget(self, ranges: list[tuple[int, int]]) -> None:
         spool = self._spool_id

@@ -20,6 +20,7 @@ from probe.clock import SECOND, SystemClock
 from probe.errors import MqttError
 from probe.settings import MqttTable, UplinkTable
 from probe.telemetry import mqtt, topics
+from probe.telemetry.outbox import FIRST_ROOM
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
 from probe.units import Duration
@@ -361,7 +362,7 @@ def test_hostile_acknowledgements_are_counted_and_forget_nothing(
         hostile = ["", "nonsense", "[1]", '{"aaaaaaaa": [[1, 10]]}', '{"%s": [[1, 1e9]]}', '{"%s": [[0, 5]]}']
         hostile += ['{"%s": [[1, 99999999999999999999]]}', '{"%s": [[1, 11]]}', '{"%s": "all"}']
         async with running(uplink):
-            await until(lambda: uplink.published == 10, "all are on their way")
+            await until(lambda: uplink.published == FIRST_ROOM, "the first ones are on their way")
             async with mqtt.connect(table(mosquitto), client_id="evil", username="", password=None) as evil:
                 for text in hostile:
                     await evil.publish(topics.ack(AGENT), text.replace("%s", spool.id).encode())

@@ -25,6 +25,11 @@ def test_ranges_come_out_sorted_and_merged() -> None:
     assert acks.parse(payload, SPOOL, 12) == [(1, 6), (8, 9), (12, 12)]
 
 
+@pytest.mark.parametrize("payload", [b"{}", b" { } ", b'{"%s": []}'])
+def test_no_range_at_all_is_a_hint(payload: bytes) -> None:
+    assert acks.parse(payload.replace(b"%s", SPOOL.encode()), SPOOL, 30) == []
+
+
 HOSTILE = [
     b"",
     b"{",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.clock import SECOND
-from probe.telemetry.outbox import LAST_PAUSE_NS, PAGE, Outbox
+from probe.telemetry.outbox import FIRST_ROOM, LAST_PAUSE_NS, PAGE, Outbox
 
 TIMEOUT = 30 * SECOND
 
@@ -30,6 +30,7 @@ class World:
     def boot(self) -> None:
         self.outbox = Outbox(self.window, TIMEOUT, self.last)
         self.outbox.restart(self.now)
+        self.outbox._room.begin(self.window)  # as acknowledgements would have opened it by and by
 
     def append(self, count: int = 1) -> None:
         for _ in range(count):
@@ -195,7 +196,13 @@ def test_silence_narrows_to_one_batch_with_doubling_pauses_and_a_sign_opens_the_
     assert sent[:6] == [100, 1, 102, 2, 104, 3]  # a new one and an old one in turn
     world.ack(1)  # late, and of a batch that was given up: still a sign
     assert not world.outbox.narrow
-    assert world.take_all() == [6, 112, 2, 3, 4, 5, 7]  # 6 was the last one that tried: its time is over
+    assert world.outbox.room == 1
+    seen: list[list[int]] = []
+    while len(seen) < 4:
+        seen.append(world.take_all())
+        world.ack(*seen[-1])
+    # What came after the last try, and the newest one then, are new. From 1 the room grows by what arrives.
+    assert seen == [[111], [2, 112], [3, 4, 5], [6, 7, 8, 9, 10, 11]]
 
 
 def test_late_word_of_what_is_long_gone_is_no_sign() -> None:
@@ -215,8 +222,9 @@ def test_reconnect_makes_everything_due_again_but_not_more_than_the_window() -> 
     world.ack(100)
     world.outbox.restart(world.now)
     again = world.take_all()
-    assert len(again) == 6
-    assert set(again) == set(first) - {100}
+    assert len(again) == FIRST_ROOM - 1  # one of four slots is for new ones
+    assert set(again) < set(first) - {100}
+    assert again == sorted(again)
 
 
 def test_reconnect_in_an_outage_tries_one_batch_at_once() -> None:
@@ -250,6 +258,7 @@ def flying_for_long(count: int) -> Outbox:
     """`count` batches in flight whose time is over at 30 s; another one was acknowledged just before."""
     outbox = Outbox(16, TIMEOUT, 0)
     outbox.restart(0)
+    outbox._room.begin(16)
     outbox.appended(count + 1)
     for number in range(1, count + 2):
         assert outbox.take(0) == number
@@ -384,3 +393,92 @@ def test_lossy_both_ways_everything_arrives_without_a_flood(loss: float) -> None
             break
     assert not world.spool
     assert sum(world.taken.values()) < 300 / (1 - loss) * 1.5
+
+
+def narrowed(waiting: int = 100) -> World:
+    """Nobody has acknowledged for so long that the pauses have reached a minute."""
+    world = World(waiting)
+    world.take_all()
+    world.later(30)
+    for _ in range(8):
+        assert world.take() is not None
+        assert world.until_due()
+    assert world.take() is not None
+    return world
+
+
+def test_hint_ends_the_pause_and_the_newest_goes_first() -> None:
+    world = narrowed()
+    world.append(3)
+    world.later(7)
+    assert world.take() is None
+    world.outbox.hinted(world.now)
+    assert world.take() == 103
+    assert world.take() is None  # one, as nothing is acknowledged yet
+    before = world.now
+    assert world.until_due()
+    assert world.now - before == SECOND  # and the pauses begin anew
+    world.take()
+    world.until_due()
+    assert world.now - before == 3 * SECOND
+
+
+def test_newest_batch_that_found_no_room_comes_again_before_the_backlog_is_through() -> None:
+    world = narrowed()
+    world.append()
+    world.later(7)
+    world.outbox.hinted(world.now)
+    assert world.take() == 101
+    world.ack(5)  # the collector was full: what it had held is written now, and makes room
+    assert world.take() == 101
+
+
+def test_flood_of_hints_makes_an_attempt_a_second() -> None:
+    world = narrowed()
+    published = sum(world.taken.values())
+    for _ in range(10_000):
+        world.later(0.01)
+        world.outbox.hinted(world.now)
+        world.take()
+    assert sum(world.taken.values()) - published <= 101
+
+
+def test_hint_means_nothing_while_acknowledgements_come() -> None:
+    world = World(waiting=100)
+    world.take_all()
+    world.outbox.hinted(world.now)
+    assert world.take_all() == []
+    assert not world.outbox.narrow
+
+
+def test_new_batches_of_a_lost_connection_are_still_new_and_more_than_their_share_are_not() -> None:
+    world = World(waiting=100, window=16)
+    world.ack(*world.take_all())
+    world.append(2)
+    assert {101, 102} < set(world.take_all())
+    world.outbox.restart(world.now)
+    assert world.take() == 101
+    world.append(100)
+    world.outbox.restart(world.now)
+    assert world.take() == 199  # a quarter of the window
+
+
+def test_losses_halve_the_room_and_a_new_batch_always_finds_a_slot() -> None:
+    world = World(waiting=300, window=8)
+    rooms = []
+    for _ in range(24):  # nothing arrives but the new ones
+        world.take_all()
+        world.append()
+        number = world.take()
+        assert number == world.last
+        world.ack(number)
+        rooms.append(world.outbox.room)
+        world.later(15)
+    assert not world.outbox.narrow
+    assert rooms[:2] == [8, 8]
+    assert max(rooms[6:]) <= 4
+    assert sum(world.taken.values()) < 24 * 2
+    for _ in range(60):
+        world.ack(*[n for n in world.taken if n in world.spool])
+        world.take_all()
+    assert world.outbox.room == 8
