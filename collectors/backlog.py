@@ -116,11 +116,17 @@ class Backlog:
         self._old: deque[Held] = deque()
         self._again: deque[Job] = deque()  # groups to be written once more
         self._suspects: deque[Suspect] = deque()
+        self._fresh_bytes = 0  # of text, in the two above
         self._turn = 0
         self._successes = 0
 
     def __len__(self) -> int:
         return len(self._live) + len(self._old) + len(self._again) + len(self._suspects)
+
+    @property
+    def full_group(self) -> bool:
+        """Whether so much waits that one write cannot take it all."""
+        return self._fresh_bytes >= GROUP_BYTES
 
     def holds(self, batch: BatchId) -> bool:
         """Whether this batch waits already: an agent sends it again when it hears nothing."""
@@ -141,6 +147,7 @@ class Backlog:
         if held.id:
             self._ids.add(held.id)
         (self._live if held.live else self._old).append(held)
+        self._fresh_bytes += held.text_bytes
         return dropped
 
     def _has_room(self, held: Held, agent: str) -> bool:
@@ -154,6 +161,7 @@ class Backlog:
             held = self._old[at]
             if agent is None or (held.id and held.id.agent == agent):
                 del self._old[at]
+                self._fresh_bytes -= held.text_bytes
                 return held
         return None
 
@@ -223,12 +231,13 @@ class Backlog:
             return self.split(job, "")
         return self._leave(job.batches)
 
-    @staticmethod
-    def _group(waiting: deque[Held]) -> Job:
+    def _group(self, waiting: deque[Held]) -> Job:
         batches = [waiting.popleft()]
         size = batches[0].text_bytes
-        while waiting and (size := size + waiting[0].text_bytes) <= GROUP_BYTES:
+        while waiting and size + waiting[0].text_bytes <= GROUP_BYTES:
             batches.append(waiting.popleft())
+            size += batches[-1].text_bytes
+        self._fresh_bytes -= size
         return Job(batches)
 
     def _progress(self, job: Job) -> list[Held]:

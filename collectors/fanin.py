@@ -23,6 +23,7 @@ from probe.telemetry.topics import BatchId
 MAX_PENDING = 100_000  # acknowledgements while the broker is away; an agent sends again what is beyond
 GATHER_S = 0.02  # acknowledgements that follow each other this closely share a message
 MAX_QUEUED = 256  # messages between the socket and `receive`, which does not wait for anything
+TURN_NS = 10_000_000  # at most so long without a look at the socket and the sink
 STABLE_NS = 10 * SECOND  # a connection that lasted this long was a good one
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,8 @@ class FanIn:
                     password=self._password,
                     max_queued=MAX_QUEUED,
                 ) as connection:
-                    await connection.subscribe(lines_filter(self._mqtt.share_group))
+                    # Without the broker's own acknowledgement, which costs and proves nothing.
+                    await connection.subscribe(lines_filter(self._mqtt.share_group), qos=0)
                     await connection.subscribe(topics.ALL_STATUS)
                     log.info("%s: connected", self._mqtt.url)
                     complained = False
@@ -146,7 +148,7 @@ class FanIn:
         with suppress(TimeoutError, MqttError):
             async with asyncio.timeout(deadline_s):
                 await self._acks.told()
-                await connection.subscribe(lines_filter(self._mqtt.share_group))
+                await connection.subscribe(lines_filter(self._mqtt.share_group), qos=0)
 
     async def _converse(self, connection: Connection) -> None:
         """Read and acknowledge until the connection is lost. Raises: MqttError."""
@@ -164,9 +166,12 @@ class FanIn:
             await asyncio.gather(reader, acknowledger, return_exceptions=True)
 
     async def _read(self, connection: Connection) -> None:
+        until = self._clock.mono() + TURN_NS
         async for message in connection.messages():
             self._receive(message)
-            await asyncio.sleep(0)  # the writer gets its turn, however many wait
+            if self._clock.mono() >= until:
+                await asyncio.sleep(0)  # the writer gets its turn, however many wait
+                until = self._clock.mono() + TURN_NS
 
     async def _acknowledge(self, connection: Connection) -> None:
         while True:

@@ -15,17 +15,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from collectors.backlog import Backlog, Held, Job, Suspect
 from collectors.quarantine import Quarantine
 from collectors.report import Counters
 from collectors.sinks import Sink
-from probe.clock import Clock
+from probe.clock import SECOND, Clock
 from probe.errors import SinkError, SinkRefused, SinkRejected, SinkTooLarge, SinkUnavailable
 from probe.telemetry.mqtt import Backoff
 from probe.telemetry.topics import BatchId
 
 REFUSED_PAUSE_S = 30.0
+GATHER_S = 0.05  # between two writes, unless a whole group waits: a write costs as much as a hundred batches
 POLL_S = 2.0  # how often a sink that is away is asked whether it is back
 MOST_SAID = 5  # different complaints in one outage
 LONGEST_WISH_S = 300.0  # of a sink that says how long to wait
@@ -54,6 +56,7 @@ class Writer:
         known_good: Callable[[], bytes],
         recovered: Callable[[], None] = lambda: None,
         at_once: int = 2,
+        gather_s: float = GATHER_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backoff: Backoff | None = None,
     ) -> None:
@@ -66,6 +69,7 @@ class Writer:
         self._known_good = known_good
         self._told_recovered = recovered
         self._at_once = at_once
+        self._gather_s = gather_s
         self._sleep = sleep
         self._backoff = backoff or Backoff(0.5, 60.0)
         self._news = asyncio.Event()
@@ -73,6 +77,8 @@ class Writer:
         self._said: set[str] = set()  # what this outage has been told of; empty: the sink is fine
         self._fine = asyncio.Event()  # while it is not set, one write at a time tries
         self._fine.set()
+        self._plenty = asyncio.Event()  # a whole group waits, or it is time to go
+        self._draining = False
         self._under_way = 0
         self._disk_failed = False
 
@@ -81,6 +87,8 @@ class Writer:
         if held.id and self._backlog.holds(held.id):
             return
         dropped = self._backlog.offer(held)
+        if self._backlog.full_group:
+            self._plenty.set()
         self._counters.dropped += len(dropped)
         if held not in dropped:
             self._idle.clear()
@@ -104,15 +112,29 @@ class Writer:
                 await self._news.wait()
                 continue
             self._under_way += 1
+            started = self._clock.mono()
             try:
                 await self._attempt(job)
             finally:
                 self._under_way -= 1
             if len(self._backlog):
                 self._news.set()  # it may have been put back, and the other one be the one to try it
+            await self._gather(started)
+
+    async def _gather(self, since_ns: int) -> None:
+        """Let batches come together after a write that began then (monotonic ns)."""
+        left = self._gather_s - (self._clock.mono() - since_ns) / SECOND
+        if left <= 0 or self._draining or self._backlog.full_group:
+            return
+        self._plenty.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await self._plenty.wait()
 
     async def drain(self, deadline_s: float) -> None:
         """Return when everything held is written, at the deadline, or at once while the sink is away."""
+        self._draining = True
+        self._plenty.set()
         if not self._said and not self._idle.is_set():
             try:
                 async with asyncio.timeout(deadline_s):

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from probe.errors import MqttError, MqttRefused, MqttUnavailable
 from probe.settings import MqttTable
-from probe.telemetry import tls
+from probe.telemetry import read_ahead, tls
 
 if TYPE_CHECKING:
     import aiomqtt
@@ -213,7 +213,7 @@ async def connect(
     loop = asyncio.get_running_loop()
     lost: asyncio.Future[MqttError] = loop.create_future()
     lost.add_done_callback(lambda _: inbox.news.set())
-    talk = _Talk(client, mqtt.url, lost)
+    talk = _Talk(client, mqtt.url, lost, inbox)
     try:
         await talk.enter()
         watcher = asyncio.create_task(_watch(client, lost, mqtt.url))
@@ -243,11 +243,12 @@ class _Inbox:
         self.discarded = 0
         self._limit = limit
 
-    def put_nowait(self, message: aiomqtt.Message) -> None:
+    def arrived(self, _client: Any, _userdata: Any, message: Any) -> None:
+        """What paho calls with each message; aiomqtt's own way costs twice as much."""
         if len(self.waiting) >= self._limit:
             self.discarded += 1
             return
-        self.waiting.append(Message(message.topic.value, message.payload, message.retain))
+        self.waiting.append(Message(message.topic, message.payload, message.retain))
         self.news.set()
 
     async def get(self) -> None:
@@ -258,7 +259,9 @@ class _Inbox:
 class _Talk:
     """Connecting and hanging up: what aiomqtt does not pass on, taken from its paho client."""
 
-    def __init__(self, client: aiomqtt.Client, url: str, lost: asyncio.Future[MqttError]) -> None:
+    def __init__(
+        self, client: aiomqtt.Client, url: str, lost: asyncio.Future[MqttError], inbox: _Inbox
+    ) -> None:
         self.in_flight = IN_FLIGHT
         self._client = client
         self._url = url
@@ -276,7 +279,9 @@ class _Talk:
         self._on_connect, self._paho.on_connect = self._paho.on_connect, self._connected
         self._on_disconnect, self._paho.on_disconnect = self._paho.on_disconnect, self._disconnected
         self._on_publish, self._paho.on_publish = self._paho.on_publish, self._published
+        self._paho.on_message = inbox.arrived
         self._paho.on_socket_register_write = self._want_write
+        read_ahead.of(self._paho)
 
     async def enter(self) -> None:
         """Connect. Raises: MqttUnavailable, MqttRefused."""

@@ -52,7 +52,12 @@ class Rig:
     """A writer over a fake sink, with recorded pauses."""
 
     def __init__(
-        self, directory: Path, answer: Callable[[bytes], None], held_bytes: int = 1 << 20, at_once: int = 1
+        self,
+        directory: Path,
+        answer: Callable[[bytes], None],
+        held_bytes: int = 1 << 20,
+        at_once: int = 1,
+        gather_s: float = 0.0,
     ) -> None:
         self.recoveries: list[int] = []
         self.sink = FakeSink(answer)
@@ -71,6 +76,7 @@ class Rig:
             known_good=lambda: KNOWN_GOOD,
             recovered=lambda: self.recoveries.append(self.sink.writes),
             at_once=at_once,
+            gather_s=gather_s,
             sleep=self._sleep,
             backoff=Backoff(1.0, 8.0, chance=lambda: 0.0),
         )
@@ -138,6 +144,37 @@ def test_a_sink_that_was_away_is_written_to_as_soon_as_it_answers(tmp_path: Path
     asyncio.run(main())
     assert sum(rig.pauses) <= 3 * POLL_S
     assert len(rig.recoveries) == 1
+
+
+def test_batches_that_come_one_by_one_share_a_write(tmp_path: Path) -> None:
+    """The first goes at once. The clock stands still, so the gap after it never ends by itself."""
+    rig = Rig(tmp_path, lambda _: None, held_bytes=1 << 30, gather_s=3600.0)
+    rig.offer(0, "x")
+
+    async def main() -> None:
+        task = asyncio.create_task(rig.writer.run())
+
+        async def until(count: int) -> None:
+            async with asyncio.timeout(20):
+                while len(rig.acknowledged) < count:  # noqa: ASYNC110 - one step each
+                    await asyncio.sleep(0)
+
+        await until(1)
+        for number in range(1, 8):
+            rig.offer(number, "x" * (GROUP_BYTES // 8))
+            await asyncio.sleep(0)
+        assert rig.sink.writes == 1
+        rig.offer(8, "x" * (GROUP_BYTES // 8))
+        await until(8)
+        assert rig.sink.writes == 2
+        rig.offer(9, "x")
+        await asyncio.sleep(0)
+        assert len(rig.acknowledged) == 8
+        await rig.writer.drain(20)
+        assert len(rig.acknowledged) == 10
+        task.cancel()
+
+    asyncio.run(main())
 
 
 def test_two_writes_are_under_way_and_a_third_waits(tmp_path: Path) -> None:
