@@ -7,6 +7,7 @@ Secrets are never values in the tree: they come from files, or from `COLOPROBE_.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from probe.errors import SettingsError
+from probe.keys import exposed
 from probe.settings_checks import CONTROL, check_mqtt_files, check_ranges, check_state_dir, check_url
 from probe.tables import ID_PATTERN, Table, convert, read_toml
 from probe.target_settings import KINDS, Knobs, Tag, Target, targets_from
@@ -39,9 +41,12 @@ __all__ = [
     "WindowTable",
     "agent_from",
     "digest",
+    "exposed",
+    "exposed_secrets",
     "load_agent",
     "load_collector",
     "read_secret",
+    "warn_of_exposed",
 ]
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
@@ -91,6 +96,9 @@ class MqttTable(Table, frozen=True):
 
 class UplinkTable(Table, frozen=True):
     acknowledge: Literal["end-to-end", "broker"] = "end-to-end"
+    # "gzip": batches leave as the spool has them, packed where it pays. "none": as text, for consumers that
+    # unpack nothing, as Telegraf. "auto": "none" with acknowledge = "broker", else "gzip".
+    compress: Literal["auto", "gzip", "none"] = "auto"
     window: Annotated[int, Meta(ge=1, le=1024)] = 64  # batches in flight
     ack_timeout: Duration = Duration.parse(
         "30s"
@@ -151,6 +159,8 @@ class CollectorSettings(Table, frozen=True):
     influx: InfluxTable = InfluxTable()
     limits: LimitsTable = LimitsTable()
 
+
+log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings", AgentSettings, CollectorSettings)
 
@@ -297,6 +307,23 @@ def read_secret(path: str, environment: str, file: str, key: str) -> str | None:
     if not secret:
         raise SettingsError(file, key, f"{path!r} is empty", "a file that holds the secret")
     return secret
+
+
+def exposed_secrets(settings: AgentSettings | CollectorSettings) -> list[tuple[str, str, str]]:
+    """Key, what is wrong, and what to do, for each file of a secret that is open to everybody."""
+    files = [(f"mqtt.{key}", getattr(settings.mqtt, key)) for key in ("password_file", "key_file")]
+    if isinstance(settings, AgentSettings):
+        keys = dict.fromkeys(target.key_file for target in settings.target)
+        files += [("target.key_file", path) for path in keys]
+    else:
+        files += [(f"influx.{key}", getattr(settings.influx, key)) for key in ("token_file", "password_file")]
+    return [(key, *found) for key, path in files if path and (found := exposed(path))]
+
+
+def warn_of_exposed(settings: AgentSettings | CollectorSettings, file: str) -> None:
+    """Log them, for a process that starts."""
+    for key, problem, remedy in exposed_secrets(settings):
+        log.warning("%s: %s: %s; %s", file, key, problem, remedy)
 
 
 def digest(settings: AgentSettings | CollectorSettings) -> str:

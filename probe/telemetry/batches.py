@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -99,3 +100,13 @@ def pack(text: bytes) -> bytes:
         return text
     packed = gzip.compress(text, 1, mtime=0)
     return packed if len(packed) < len(text) * 0.9 else text
+
+
+def unpack(payload: bytes) -> bytes:
+    """What `pack` was given; as it is where it is no gzip, or a damaged one."""
+    if payload[:2] != b"\x1f\x8b":
+        return payload
+    try:
+        return gzip.decompress(payload)
+    except (OSError, EOFError, zlib.error):
+        return payload

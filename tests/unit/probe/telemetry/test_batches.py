@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.errors import SpoolError
-from probe.telemetry.batches import HEAD_ROOM, LIMIT, Batcher, pack
+from probe.telemetry.batches import HEAD_ROOM, LIMIT, Batcher, pack, unpack
 
 
 def head(number: int) -> str:
@@ -120,3 +120,15 @@ def test_gzip_only_where_it_pays() -> None:
     assert gzip.decompress(pack(text)) == text
     assert len(pack(text)) < len(text) // 10
     assert pack(text) == pack(text)  # no time stamp in it: the same batch has the same bytes
+
+
+@given(st.binary(max_size=200), st.integers(1, 200))
+def test_what_was_packed_comes_out_again(piece: bytes, times: int) -> None:
+    assert unpack(gzip.compress(piece * times)) == piece * times
+    assert unpack(pack(b"text " + piece * times)) == b"text " + piece * times
+
+
+def test_what_cannot_be_unpacked_stays_as_it_is() -> None:
+    packed = gzip.compress(random.Random(1).randbytes(500))
+    for damaged in (packed[:-1], packed[:12], packed[:100] + b"x" + packed[101:], b"\x1f\x8b", b""):
+        assert unpack(damaged) == damaged
