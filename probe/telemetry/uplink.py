@@ -19,6 +19,7 @@ from probe.clock import SECOND, Clock
 from probe.errors import BatchError, ColoprobeError, MqttError, MqttRefused, MqttUnavailable, SpoolError
 from probe.settings import MqttTable, UplinkTable
 from probe.telemetry import acks, topics
+from probe.telemetry.batches import unpack
 from probe.telemetry.mqtt import Backoff, Connection, Will, connect
 from probe.telemetry.outbox import PAGE, Outbox
 from probe.telemetry.spool import Spool
@@ -54,6 +55,7 @@ class Uplink:
         self._agent = agent
         self._mqtt = mqtt
         self._to_broker = uplink.acknowledge == "broker"
+        self._as_text = uplink.compress == "none" or (self._to_broker and uplink.compress == "auto")
         self._uplink = uplink
         self._spool = spool
         self._clock = clock
@@ -215,7 +217,8 @@ class Uplink:
         return None
 
     async def _publish(self, connection: Connection, spool: str, number: int, payload: bytes) -> None:
-        await connection.publish(topics.lines(topics.BatchId(self._agent, spool, number)), payload)
+        text = unpack(payload) if self._as_text else payload
+        await connection.publish(topics.lines(topics.BatchId(self._agent, spool, number)), text)
         self.published += 1
         if spool != self._spool_id:
             return
