@@ -27,7 +27,7 @@ from collectors.validate import validate
 from collectors.writer import Writer
 from probe.clock import SECOND, Clock, SystemClock
 from probe.errors import BatchError, ColoprobeError, SettingsError
-from probe.settings import CollectorSettings, LimitsTable, load_collector, read_secret
+from probe.settings import CollectorSettings, LimitsTable, load_collector, read_secret, warn_of_exposed
 from probe.telemetry import topics
 from probe.telemetry.mqtt import Message
 
@@ -96,6 +96,7 @@ def build(settings: CollectorSettings, file: str, *, sink: Sink | None = None) -
     clock = SystemClock()
     password = read_secret(settings.mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", file, "mqtt.password_file")
     quarantine = _quarantine(settings, file)
+    warn_of_exposed(settings, file)
     _warn_of_small_batches(settings.limits, file)
     if sink is None:
         from collectors.sinks.influx import open_sink

@@ -21,7 +21,7 @@ from collectors.listen import Listener, listen
 from collectors.sinks.embedded import EmbeddedSink
 from collectors.sinks.store import path_in
 from probe.errors import ColoprobeError, MissingPartError, SinkError
-from probe.settings import CollectorSettings, CollectorTable, MqttTable, read_secret
+from probe.settings import CollectorSettings, CollectorTable, MqttTable, exposed, read_secret
 from probe.telemetry import topics
 
 log = logging.getLogger("coloprobe.station")
@@ -77,6 +77,12 @@ async def station(
     password = read_secret(
         broker_password_file, "COLOPROBE_MQTT_PASSWORD", "command line", "--broker-password-file"
     )
+    for option, file in (
+        ("--board-token-file", board_token_file),
+        ("--broker-password-file", broker_password_file),
+    ):
+        if file and (problem := exposed(file)):
+            log.warning("%s: %s; %s", option, *problem)
     async with AsyncExitStack() as stack:
         # Everything that can be refused is asked for first, before anything runs.
         board_at = _listen(stack, board, "--board")

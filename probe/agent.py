@@ -33,7 +33,7 @@ from probe.naming import keep_names
 from probe.preparing import allow_descriptors, load_late_imports, own_state_dir
 from probe.reporting import Reporter
 from probe.service import serve
-from probe.settings import AgentSettings, digest, load_agent, read_secret
+from probe.settings import AgentSettings, digest, load_agent, read_secret, warn_of_exposed
 from probe.sockets.privileges import drop_privileges
 from probe.targets import Asked
 from probe.telemetry.batches import Batcher
@@ -106,6 +106,7 @@ class Agent:
         self._password = read_secret(
             mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", self._file, "mqtt.password_file"
         )
+        warn_of_exposed(settings, self._file)
         state = Path(settings.agent.state_dir)
         own_state_dir(state, settings.agent.user, self._file)
         allow_descriptors()

@@ -14,7 +14,15 @@ from probe.check_host import host_findings
 from probe.clock import SystemClock
 from probe.errors import ColoprobeError, SettingsError
 from probe.findings import Finding
-from probe.settings import CollectorSettings, MqttTable, load_agent, load_collector, read_secret
+from probe.settings import (
+    AgentSettings,
+    CollectorSettings,
+    MqttTable,
+    exposed_secrets,
+    load_agent,
+    load_collector,
+    read_secret,
+)
 
 _TIMEOUT_S = 10.0
 
@@ -43,15 +51,24 @@ def _findings(file: Path, open_sink: OpenSink | None) -> Iterator[Finding]:
     if _is_collector(file):
         collector = load_collector(file)
         yield Finding("settings", "ok", f"{file}: collector {collector.collector.id}")
+        yield from _exposed(collector)
         yield _writable("collector.state_dir", collector.collector.state_dir)
         yield _broker(collector.mqtt, collector.collector.id, str(file))
         yield _sink(collector, str(file), open_sink)
         return
     agent = load_agent(file)
     yield Finding("settings", "ok", f"{file}: agent {agent.agent.id}, {len(agent.target)} targets")
+    yield from _exposed(agent)
     yield from host_findings(agent)
     yield _writable("agent.state_dir", agent.agent.state_dir)
     yield _broker(agent.mqtt, agent.agent.id, str(file))
+
+
+def _exposed(settings: AgentSettings | CollectorSettings) -> Iterator[Finding]:
+    """Secrets that everybody may read. Keys of targets have findings of their own."""
+    for key, problem, remedy in exposed_secrets(settings):
+        if key != "target.key_file":
+            yield Finding(key, "warning", problem, remedy)
 
 
 def _is_collector(file: Path) -> bool:

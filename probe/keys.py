@@ -1,4 +1,4 @@
-"""A file in, the key of STAMP's authenticated mode out."""
+"""A file in, the key of authenticated STAMP out; and of any secret's file, whether everybody may open it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,18 @@ def read_key_option(path: str | Path) -> bytes:
         return read_key(path)
     except SocketError as problem:
         raise UsageError(str(problem).replace("key_file", "--key-file", 1)) from None
+
+
+def exposed(path: str | Path) -> tuple[str, str] | None:
+    """What is wrong with the mode of a secret's file, and what to do; None: nothing, or it is not there."""
+    try:
+        mode = Path(path).stat().st_mode & 0o777
+    except OSError:  # who wants to read it says so
+        return None
+    if not mode & 0o006:
+        return None
+    do = "read" if mode & 0o004 else "change"
+    return (
+        f"everybody on this host may {do} {path} (mode {mode:04o})",
+        f"chmod 600 {path} (640 where the service reads it by its group)",
+    )

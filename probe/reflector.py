@@ -23,7 +23,7 @@ from pathlib import Path
 from probe.clock import SECOND, Clock, SystemClock
 from probe.errors import PrivilegeError, SocketError, UsageError
 from probe.host.clock import clock_state
-from probe.keys import read_key_option
+from probe.keys import exposed, read_key_option
 from probe.limits import RateLimit
 from probe.packets import stamp
 from probe.packets.arrival import Arrival
@@ -85,6 +85,8 @@ def reflect(options: ReflectOptions) -> int:
     from probe.sockets.privileges import drop_privileges
 
     key = read_key_option(options.key_file) if options.key_file else b""
+    if options.key_file and (problem := exposed(options.key_file)):
+        logger.warning("--key-file: %s; %s", *problem)
     sockets = _open(options)
     drop_privileges()
     limit = RateLimit(options.rate, _TOGETHER * options.rate)
