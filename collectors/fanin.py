@@ -17,7 +17,8 @@ from probe.clock import SECOND, Clock
 from probe.errors import MqttError
 from probe.settings import MqttTable
 from probe.telemetry import topics
-from probe.telemetry.mqtt import Backoff, Connection, Message, connect
+from probe.telemetry.backoff import Backoff
+from probe.telemetry.mqtt import Connection, Message, connect
 from probe.telemetry.topics import BatchId
 
 MAX_PENDING = 100_000  # acknowledgements while the broker is away; an agent sends again what is beyond
@@ -179,7 +180,7 @@ class FanIn:
             await asyncio.sleep(GATHER_S)
             while (told := self._acks.take()) is not None:
                 agent, document = told
-                await connection.publish(topics.ack(agent), document, qos=0)
+                await connection.tell(topics.ack(agent), document)
 
 
 def lines_filter(share_group: str) -> str:

@@ -23,7 +23,7 @@ from collectors.report import Counters
 from collectors.sinks import Sink
 from probe.clock import SECOND, Clock
 from probe.errors import SinkError, SinkRefused, SinkRejected, SinkTooLarge, SinkUnavailable
-from probe.telemetry.mqtt import Backoff
+from probe.telemetry.backoff import Backoff
 from probe.telemetry.topics import BatchId
 
 REFUSED_PAUSE_S = 30.0

@@ -17,10 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +36,7 @@ CONNECT_TIMEOUT_S = 5.0  # of TCP and of the TLS handshake, each
 ANSWER_TIMEOUT_S = 10.0  # of CONNACK and SUBACK
 GOODBYE_TIMEOUT_S = 2.0  # of writing DISCONNECT
 KEEPALIVE_S = 20  # a broker that fell silent is noticed within twice this; it sends our will after 1.5 times
+BEHIND = 256  # messages without an acknowledgement that may wait for the socket
 IN_FLIGHT = 20  # PUBLISH packets without PUBACK, unless an MQTT 5 broker allows fewer
 
 # Answers of MQTT 5 (paho translates those of 3.1.1) after which the same attempt may work later.
@@ -64,28 +64,6 @@ class Will:
 
     topic: str
     payload: bytes
-
-
-class Backoff:
-    """Seconds to wait before the next attempt: doubling up to a ceiling, less up to half by chance."""
-
-    def __init__(
-        self, first_s: float = 0.5, ceiling_s: float = 60.0, chance: Callable[[], float] = random.random
-    ) -> None:
-        self._first = first_s
-        self._ceiling = ceiling_s
-        self._chance = chance  # 0 <= chance() < 1
-        self._next = first_s
-
-    def delay_s(self) -> float:
-        """The delay before the next attempt; each call doubles what the following one starts from."""
-        full = min(self._next, self._ceiling)
-        self._next = min(full * 2, self._ceiling)
-        return full * (1 - self._chance() / 2)
-
-    def reset(self) -> None:
-        """The last attempt worked: start from the beginning."""
-        self._next = self._first
 
 
 class Connection:
@@ -126,6 +104,17 @@ class Connection:
             ) from None
         except aiomqtt.MqttError as problem:
             raise MqttUnavailable(f"cannot publish: {problem}") from None
+
+    async def tell(self, topic: str, payload: bytes) -> None:
+        """Send one message with QoS 0, and return when the broker does not lag behind with reading.
+
+        Raises: MqttUnavailable.
+        """
+        paho = self._client._client
+        if self._lost.done() or len(paho._out_packet) > BEHIND:
+            await self.publish(topic, payload, qos=0)
+        else:
+            paho.publish(topic, payload)  # ten times cheaper than to wait for each
 
     async def subscribe(self, topic: str, *, qos: int = 1) -> None:
         """Ask for a topic or filter; return when the broker has agreed.

@@ -19,8 +19,9 @@ from probe.clock import SECOND, Clock
 from probe.errors import BatchError, ColoprobeError, MqttError, MqttRefused, MqttUnavailable, SpoolError
 from probe.settings import MqttTable, UplinkTable
 from probe.telemetry import acks, topics
+from probe.telemetry.backoff import Backoff
 from probe.telemetry.batches import unpack
-from probe.telemetry.mqtt import Backoff, Connection, Will, connect
+from probe.telemetry.mqtt import Connection, Will, connect
 from probe.telemetry.outbox import PAGE, Outbox
 from probe.telemetry.spool import Spool
 

@@ -16,7 +16,7 @@ from collectors.report import Counters
 from collectors.writer import POLL_S, REFUSED_PAUSE_S, Writer
 from probe.clock import ManualClock
 from probe.errors import SinkRefused, SinkRejected, SinkTooLarge, SinkUnavailable
-from probe.telemetry.mqtt import Backoff
+from probe.telemetry.backoff import Backoff
 from probe.telemetry.topics import BatchId
 
 KNOWN_GOOD = b"known good\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.telemetry.mqtt import Backoff
+from probe.telemetry.backoff import Backoff
 
 
 def test_doubles_up_to_the_ceiling_and_starts_over() -> None:
