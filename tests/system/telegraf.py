@@ -1,8 +1,8 @@
 """config/telegraf.conf in, a consumer out: Telegraf itself where it is installed, else what its inputs do.
 
-The stand-in does what Telegraf 1.37 was seen to do with this file: a persistent session with QoS 1; a message is
-acknowledged once the database has all its lines; one that is not line protocol as a whole, as a gzip one, is
-acknowledged and lost. InfluxDB is its parser.
+The stand-in does what Telegraf 1.37 was seen to do with this file: a persistent session with QoS 1; a message
+is acknowledged once the database has all its lines; one that is not line protocol as a whole, as a gzip one,
+is acknowledged and lost. InfluxDB is its parser.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Telegraf:
 
 
 class StandIn:
-    """Takes messages, writes them and acknowledges them, in a thread; `kill` leaves the rest to the broker."""
+    """Takes messages, writes them, acknowledges them, in a thread; `kill` leaves the rest to the broker."""
 
     def __init__(self, file: Path, influxdb: Influx) -> None:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))

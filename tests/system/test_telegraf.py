@@ -1,4 +1,4 @@
-"""Telegraf in the collector's place, or a stand-in where it is not installed: what the agent then publishes."""
+"""Telegraf in the collector's place, or a stand-in where there is none: what the agent then publishes."""
 
 from __future__ import annotations
 
