@@ -316,24 +316,33 @@ def _echo_seeds(raw: bool) -> Callable[[], list[bytes]]:
     return seeds
 
 
-def _handshake() -> Feed:
-    from tests.unit.probe.engine.test_handshake import Driver, sequence_of
+def _shaken() -> tuple[Channel, list[bytes]]:
+    """A channel that has sent SYNs, the same every time, and these."""
+    from probe.engine.handshake import Handshake
+    from tests.unit.probe.engine.test_handshake import Driver
 
     driver = Driver(lambda _n, _syn: [])
+    dialect = driver.channel.dialect
+    assert isinstance(dialect, Handshake)
+    dialect._noise = bytes
     driver.run(300 * 10**6)
-    sent = driver.socket.sent
+    return driver.channel, driver.socket.sent
+
+
+def _handshake() -> Feed:
+    from tests.unit.probe.engine.test_handshake import sequence_of
+
+    channel, sent = _shaken()
     acknowledgments = [((sequence_of(syn) + 1) % (1 << 32)).to_bytes(4, "big") for syn in sent]
     # An ACK tells of an earlier SYN of the same flow, which the target has not forgotten.
-    return _reader(driver.channel, 128, lambda n: acknowledgments[: n + 1])
+    return _reader(channel, 128, lambda n: acknowledgments[: n + 1])
 
 
 def _handshake_seeds() -> list[bytes]:
     from probe.packets.tcp import ACK, RST, SYN
-    from tests.unit.probe.engine.test_handshake import Driver, answer
+    from tests.unit.probe.engine.test_handshake import answer
 
-    driver = Driver(lambda _n, _syn: [])
-    driver.run(300 * 10**6)
-    sent = driver.socket.sent
+    _, sent = _shaken()
     return [
         _joined(answer(sent[5], SYN | ACK), answer(sent[6], RST | ACK), answer(sent[7], ACK)),
         _joined(answer(sent[8], SYN | ACK, options=bytes(8)), answer(sent[9], SYN | ACK)[:-4]),
