@@ -174,16 +174,18 @@ class Spool:
         return number
 
     def _make_room(self, problem: sqlite3.OperationalError) -> None:
-        """After an error: on a full disk use the reserve and lower the limit; raise any other error again."""
+        """After an error: on a full disk use the reserve, or lower the limit; raise any other error again."""
         if _code(problem) != sqlite3.SQLITE_FULL:
             raise problem
         self._roll_back()
+        # A part of the reserve is for batches: a spool that was empty had nothing to drop.
+        least = _RESERVE_BYTES // 4 if self._reserved else 0
         self._reserve.unlink(missing_ok=True)
         self._reserved = False
         with suppress(sqlite3.OperationalError):
             self._db.execute("pragma wal_checkpoint(restart)").fetchall()
         used = self._used()
-        self._limit = min(self._max_bytes, max(used - _RESERVE_BYTES, used // 2))
+        self._limit = min(self._max_bytes, max(used - _RESERVE_BYTES, used // 2, least))
 
     def _restore_reserve(self) -> None:
         """Where the disk has room again, the limit is the old one; where it has a little, some of that is
