@@ -54,8 +54,10 @@ class Spool:
         self.depth = 0  # batches waiting
         self.bytes = 0  # their bytes on disk
         self.dropped = 0  # batches that the limit or a full disk dropped, since the file was made
-        self.set_aside: list[Path] = []  # damaged files that this process replaced
-        self._max_bytes = max_bytes
+        self.set_aside: list[Path] = []  # damaged files that this process replaced, the last of them
+        self.replaced = 0  # how many there were
+        self.abandoned = 0  # batches that waited in them, as far as is known
+        self.max_bytes = max_bytes
         self._limit = max_bytes  # lower while the disk is full
         self._lock = Lock()
         self._reserve = path.with_name(f"{path.name}.reserve")
@@ -76,6 +78,11 @@ class Spool:
         except BaseException:
             self._db.close()
             raise
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether the disk was full, and has not had room since for all that the file may take."""
+        return self._limit < self.max_bytes
 
     def append(self, make: Callable[[int], bytes]) -> int:
         """Store `make(number)` under the next number, which is returned; it is safe on disk by then.
@@ -185,7 +192,7 @@ class Spool:
         with suppress(sqlite3.OperationalError):
             self._db.execute("pragma wal_checkpoint(restart)").fetchall()
         used = self._used()
-        self._limit = min(self._max_bytes, max(used - _RESERVE_BYTES, used // 2, least))
+        self._limit = min(self.max_bytes, max(used - _RESERVE_BYTES, used // 2, least))
 
     def _restore_reserve(self) -> None:
         """Where the disk has room again, the limit is the old one; where it has a little, some of that is
@@ -198,10 +205,10 @@ class Spool:
             with suppress(OSError):
                 disk = os.statvfs(self.path.parent)
                 spare = disk.f_bavail * disk.f_frsize - _RESERVE_BYTES // 2
-                self._limit = max(self._limit, min(self._max_bytes, self._used() + spare))
+                self._limit = max(self._limit, min(self.max_bytes, self._used() + spare))
         else:
             self._reserved = True
-            self._limit = self._max_bytes
+            self._limit = self.max_bytes
 
     def _left(self, depth: int) -> None:
         """`depth` batches are waiting now."""
@@ -296,6 +303,7 @@ class Spool:
     def _replace(self) -> None:
         """Set the damaged file aside and begin a new one, under a new id. Raises: SpoolError."""
         self._db.close()
+        lost = self.depth
         found = {number: path for path in self.path.parent.iterdir() if (number := self._aside(path))}
         to = self.path.with_name(f"{self.path.name}.corrupt-{max(found, default=0) + 1}")
         try:
@@ -309,6 +317,8 @@ class Spool:
             raise SpoolError(
                 f"{self.path}: cannot replace the damaged file ({problem}); check the disk"
             ) from None
+        self.replaced += 1
+        self.abandoned += lost
         self.set_aside.append(to)
         del self.set_aside[:-_KEPT_ASIDE]
 
