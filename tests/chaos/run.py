@@ -223,6 +223,7 @@ def say(result: Result, out: Any = sys.stdout) -> None:
         f"of {verdict.dropped} that it dropped and counted)",
         f"points             {verdict.points}; doubled {verdict.overwritten + verdict.doubled}, "
         f"foreign {verdict.foreign}, altered {verdict.altered}, in quarantine {verdict.quarantined}",
+        f"events             {verdict.told_twice} told twice, by collectors that saw them at different times",
         f"probes             {verdict.probes_sent} told of, {verdict.probes_seen} seen by the targets",
         f"all had arrived    {result.settled_s:.1f} s after the last fault; the slowest batch was "
         f"acknowledged after {verdict.slowest_s:.1f} s",

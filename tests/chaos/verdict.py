@@ -12,7 +12,7 @@ cannot be seen there, and does not matter. What would matter, and is looked for:
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ class Verdict:
     delivered_again: int = 0
     overwritten: int = 0
     changed: int = 0
+    told_twice: int = 0  # events of one agent's going, written by two collectors at two times
     absent_points: int = 0
     foreign: int = 0
     altered: int = 0
@@ -162,6 +163,13 @@ def _points(evidence: Evidence, verdict: Verdict) -> None:
     verdict.overwritten = len(overwritten)
     verdict.blame(len(overwritten), "points were sent twice by different batches", overwritten)
     own = {at for at in evidence.stored if at not in wanted and _is_collectors(at)}
+    # "offline" is said once for each connection, whose time is in it; who saw it later says it later.
+    gone = Counter(
+        (at[1], str(evidence.stored[at].get("detail")))
+        for at in own
+        if "offline" in str(evidence.stored[at].get("text"))
+    )
+    verdict.told_twice = sum(gone.values()) - len(gone)
     stored = evidence.stored.keys() - own
     verdict.points = len(stored)
     absent = wanted.keys() - stored - unheld  # those of a missing batch are told already
