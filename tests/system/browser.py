@@ -40,11 +40,13 @@ class NavigatedError(AssertionError):
 
 
 class Tab:
-    """One page. `requests`: every URL it asked for; `complaints`: console errors, warnings and exceptions."""
+    """One page. `requests`: every URL it asked for; `complaints`: console errors, warnings and exceptions;
+    `frames`: what came over its websockets."""
 
     def __init__(self, connection: websockets.ClientConnection) -> None:
         self.requests: list[str] = []
         self.complaints: list[str] = []
+        self.frames: list[str] = []
         self._connection = connection
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last = 0
@@ -63,6 +65,8 @@ class Tab:
             self.requests.append(params["request"]["url"])
         elif method == "Network.webSocketCreated":
             self.requests.append(params["url"])
+        elif method == "Network.webSocketFrameReceived":
+            self.frames.append(params["response"]["payloadData"])
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(params["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):

@@ -67,6 +67,11 @@ def test_with_the_link_there_is_the_board_and_without_it_nothing(
                     await tab.run("document.querySelector('a').click()")
                     await tab.until(f"{ROWS} === 1 && document.body.innerText.includes('secret-gateway')")
                 assert TOKEN not in await tab.run("location.href + document.cookie + document.referrer")
+                # What it was told is what is shown, and nothing of what it had to show.
+                told = "".join([await tab.run("document.documentElement.outerHTML"), *tab.frames])
+                assert "secret-gateway" in told
+                assert TOKEN not in told
+                assert str(tmp_path) not in told
                 assert any(url.startswith("ws:") for url in tab.requests)
             async with browser.tab() as later:  # the browser keeps it
                 await later.open(running.board)
