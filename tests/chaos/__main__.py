@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _clean_up_on_signals()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     length_s = options.length.seconds
-    plan = draw(seed, length_s, cast(options.agents, fleet=options.fleet > 0))
+    parts = cast(options.agents, fleet=options.fleet > 0)
+    plan = draw(seed, length_s, parts, pace_s=options.pace.seconds, longest_s=options.longest.seconds)
     fleet = FleetSize(options.fleet, _FLEET_TARGETS, length_s) if options.fleet else None
     if options.plan:
         for fault in plan.faults:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="coloprobe-chaos-"))
     shown = _Progress()
     try:
-        with Site(directory, plan.persistent, agents=options.agents, fleet=fleet) as site:
+        with Site(directory, plan.persistent, plan.tight, agents=options.agents, fleet=fleet) as site:
             result = run(site, plan, shown.tell, shown.progress)
     except KeyboardInterrupt:
         return 130
@@ -89,6 +90,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--agents", type=int, default=5, help="real agent processes (default: 5)")
     parser.add_argument("--fleet", type=int, default=20, help="simulated agents (default: 20)")
+    parser.add_argument(
+        "--pace", type=Duration.parse, default=Duration.parse("2s"), help="a fault so often (default: 2s)"
+    )
+    parser.add_argument(
+        "--longest", type=Duration.parse, default=Duration.parse("6s"), help="of a fault (default: 6s)"
+    )
     parser.add_argument("--plan", action="store_true", help="only say what would happen when")
     parser.add_argument("--keep", action="store_true", help="keep logs, capture and databases")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the result as JSON as well")

@@ -1,12 +1,14 @@
 """A seed, a length of time and a cast in, what is broken, when, for how long out: pure, always the same.
 
-    kill      SIGKILL, started again at the end          drop, reject, reset   a link is cut: packets vanish,
-    end       SIGTERM, started again at the end                                get an ICMP error, or a TCP RST
-    freeze    SIGSTOP, SIGCONT at the end                fill                  no room on an agent's disk
+    kill      SIGKILL, started again at the end     drop      a link is cut: packets vanish
+    end       SIGTERM, started again at the end     half      ... in one direction: answers vanish
+    freeze    SIGSTOP, SIGCONT at the end           reject    ... the sender gets an ICMP error
+    fill      no room on an agent's disk            reset     ... the sender gets a TCP RST
     wipe      the broker is killed, and its persistence deleted before it is started again
 
 Faults of different parts may overlap, faults of one part or one link do not. They are dealt from a shuffled
 deck with a card for each kind of fault and part, so that a short run sees as many different ones as it can.
+A blackout is a card that kills several parts in the same moment.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PROCESS = ("kill", "end", "freeze")
-CUTS = ("drop", "reject", "reset")
+CUTS = ("drop", "half", "reject", "reset")
 KINDS = (*PROCESS, "wipe", *CUTS, "fill")
 
 _BREATH_S = 0.3  # between two faults of one part
@@ -51,11 +53,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens in a run; `persistent`: whether the broker keeps its queues on disk."""
+    """What happens in a run.
+
+    `persistent`: whether the broker keeps its queues on disk. `tight`: whether the queues of broker and
+    collectors are so small that they overflow.
+    """
 
     seed: int
     duration_s: float
     persistent: bool
+    tight: bool
     faults: tuple[Fault, ...]
 
 
@@ -65,22 +72,24 @@ def draw(seed: int, duration_s: float, cast: Cast, *, pace_s: float = 2.0, longe
     All of them are over by `duration_s`.
     """
     chance = random.Random(seed)
-    persistent = chance.random() < 0.7
+    persistent, tight = chance.random() < 0.7, chance.random() < 0.5
     cards = _deal(chance, cast)
     busy: dict[tuple[str, ...], float] = defaultdict(float)  # until when a part or link is in a fault
     faults: list[Fault] = []
     now = 0.0
     while True:
         now += chance.uniform(0.2, 2 * pace_s - 0.2)
-        kind, where = next(cards)
-        at = max(now, busy[where])
-        until = min(at + chance.uniform(_SHORTEST_S, longest_s), duration_s)
         if now >= duration_s - _SHORTEST_S:
-            return Plan(seed, duration_s, persistent, tuple(sorted(faults)))
-        if until - at < _SHORTEST_S:
-            continue
-        busy[where] = until + _BREATH_S
-        faults.append(Fault(round(at, 2), round(until, 2), kind, where))
+            return Plan(seed, duration_s, persistent, tight, tuple(sorted(faults)))
+        kind, where = next(cards)
+        victims = [(name,) for name in where] if kind == "blackout" else [where]
+        at = max(now, *(busy[victim] for victim in victims))
+        for victim in victims:
+            until = min(at + chance.uniform(_SHORTEST_S, longest_s), duration_s)
+            if until - at >= _SHORTEST_S:
+                busy[victim] = until + _BREATH_S
+                fault = "kill" if kind == "blackout" else kind
+                faults.append(Fault(round(at, 2), round(until, 2), fault, victim))
 
 
 def _deal(chance: random.Random, cast: Cast) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -95,6 +104,8 @@ def _deal(chance: random.Random, cast: Cast) -> Iterator[tuple[str, tuple[str, .
             ]
         deck += [("freeze", (name,)) for name in cast.bystanders]
         deck.append(("wipe", (cast.broker,)))
+        everybody = (*cast.agents, *cast.collectors, cast.broker, cast.database)
+        deck.append(("blackout", chance.choice((everybody, everybody[len(cast.agents) :], cast.collectors))))
         deck += [("fill", (name, "disk")) for name in cast.cramped]
         links = (
             (chance.choice(senders), cast.broker),

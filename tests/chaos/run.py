@@ -46,6 +46,7 @@ class Result:
             "seed": self.plan.seed,
             "duration_s": self.plan.duration_s,
             "persistent": self.plan.persistent,
+            "tight": self.plan.tight,
             "injected": self.injected,
             "settled_s": round(self.settled_s, 2),
             **self.verdict.as_dict(),
@@ -215,7 +216,8 @@ def say(result: Result, out: Any = sys.stdout) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in result.injected.items())
     lines = [
         f"seed {result.plan.seed}, {result.plan.duration_s:.0f} s, "
-        f"broker {'with' if result.plan.persistent else 'without'} persistence",
+        f"broker {'with' if result.plan.persistent else 'without'} persistence, "
+        f"{'small' if result.plan.tight else 'usual'} queues",
         f"faults injected    {sum(result.injected.values())}: {kinds}",
         f"batches sent       {verdict.batches} (published again {verdict.sent_again}, "
         f"delivered again {verdict.delivered_again})",

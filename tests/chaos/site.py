@@ -39,7 +39,9 @@ table inet cut {
   }
 }
 """
+_TIGHT_QUEUE, _TIGHT_HELD = 20, "300KiB"  # messages of the broker's queues, bytes that a collector holds
 _REJECT = {
+    "half": "drop",
     "drop": "drop",
     "reject": "reject with icmpx host-unreachable",
     "reset": "meta l4proto tcp reject with tcp reset",
@@ -74,6 +76,8 @@ url = "http://{database}:8086"
 api = "v1"
 database = "coloprobe"
 timeout = "3s"
+[limits]
+held_bytes = "{held}"
 """
 _MOSQUITTO = """
 listener {port} 0.0.0.0
@@ -83,7 +87,7 @@ allow_anonymous true
 persistence {persistent}
 persistence_location {state}/
 autosave_interval 2
-max_queued_messages 1000
+max_queued_messages {queue}
 max_queued_bytes 67108864
 max_packet_size 270336
 """
@@ -153,6 +157,7 @@ class Site:
 
     directory: Path
     persistent: bool
+    tight: bool
     agents: int = 5
     collectors: int = 2
     fleet: FleetSize | None = None
@@ -192,7 +197,12 @@ class Site:
         state = self._folder("broker")
         file = self._write(
             "mosquitto.conf",
-            _MOSQUITTO.format(port=PORT, persistent=str(self.persistent).lower(), state=state),
+            _MOSQUITTO.format(
+                port=PORT,
+                persistent=str(self.persistent).lower(),
+                queue=_TIGHT_QUEUE if self.tight else 1000,
+                state=state,
+            ),
         )
         self._add("broker", broker, [program("mosquitto"), "-c", str(file)])
         file = self._write("influxdb.conf", _INFLUXDB.format(state=self._folder("database")))
@@ -201,7 +211,8 @@ class Site:
         addresses = {"broker": broker.ipv4, "database": database.ipv4, "port": PORT}
         for number in range(1, self.collectors + 1):
             name = f"collector-{number}"
-            text = _COLLECTOR.format(name=name, state=self._folder(name), **addresses)
+            held = _TIGHT_HELD if self.tight else "32MiB"
+            text = _COLLECTOR.format(name=name, state=self._folder(name), held=held, **addresses)
             file = self._write(f"{name}.toml", text)
             self._add(name, self._place(name), coloprobe("collect", "-c", file))
         rows = "".join(f'[[target]]\nname = "t{n}"\naddress = "{a}"\n' for n, a in enumerate(TARGETS, 1))
@@ -309,11 +320,11 @@ class Site:
             part.look()
 
     def cut(self, how: str, one: str, other: str) -> None:
-        """Cut the way between two parts, until `join`."""
+        """Cut the way between two parts, until `join`; "half": what `other` says does not arrive."""
         a, b = (self.parts[name].namespace.ipv4 for name in (one, other))
         rules = "\n".join(
             f'add rule inet cut forward ip saddr {x} ip daddr {y} {_REJECT[how]} comment "{one}-{other}"'
-            for x, y in ((a, b), (b, a))
+            for x, y in (((b, a),) if how == "half" else ((a, b), (b, a)))
         )
         self.router.nft(rules)
 

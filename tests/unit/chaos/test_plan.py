@@ -19,7 +19,8 @@ CAST = Cast(
 def test_a_plan_is_a_function_of_seed_and_length() -> None:
     assert draw(7, 300, CAST) == draw(7, 300, CAST)
     assert draw(7, 300, CAST) != draw(8, 300, CAST)
-    assert {draw(seed, 1, CAST).persistent for seed in range(20)} == {True, False}
+    setups = {(plan.persistent, plan.tight) for plan in (draw(seed, 1, CAST) for seed in range(40))}
+    assert len(setups) == 4
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -35,7 +36,7 @@ def test_all_is_over_in_time_and_nothing_has_two_faults_at_once(seed: int) -> No
 
 @pytest.mark.parametrize("seed", range(5))
 def test_everybody_meets_everything_that_can_befall_them(seed: int) -> None:
-    """One and a half decks of 24 cards each, or more."""
+    """Some five decks of 25 cards each."""
     plan = draw(seed, 300, CAST)
     kinds = Counter(fault.kind for fault in plan.faults)
     assert {*kinds} == {*KINDS}
@@ -49,6 +50,12 @@ def test_everybody_meets_everything_that_can_befall_them(seed: int) -> None:
     }
     ends = {fault.where[-1] for fault in plan.faults if fault.kind in CUTS}
     assert ends == {"broker", "database"}
+
+
+def test_a_blackout_kills_in_the_same_moment() -> None:
+    plan = draw(7, 300, CAST)
+    kills = Counter(fault.at_s for fault in plan.faults if fault.kind == "kill")
+    assert max(kills.values()) >= len(CAST.collectors)
 
 
 def test_faults_of_different_parts_overlap() -> None:
