@@ -20,6 +20,7 @@ it came in. Only where that is not enough is it taken apart, line by line.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -37,7 +38,9 @@ _KNOWN = frozenset(schema.MEASUREMENTS) - {schema.COLLECTOR.name}
 _GZIP = b"\x1f\x8b"
 _PLAIN_GZIP = b"\x1f\x8b\x08\x00"  # deflate, and nothing optional in the header that readers may differ on
 _GZIP_ERROR = cast("type[Exception]", isal_zlib.error)  # a type that the library declares as a value
-_GRAMMAR = Grammar(_KNOWN)
+_FIELDS = {name: {field.name: field.kind for field in schema.MEASUREMENTS[name].fields} for name in _KNOWN}
+_GRAMMAR = Grammar(_KNOWN, {name: kind for fields in _FIELDS.values() for name, kind in fields.items()})
+_TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 
 # A host without a battery-backed clock wakes in 1970; what carries such a time would be lost in the database.
 # The upper end is generous, because it is judged by this host's clock, which may be the wrong one of the two:
@@ -180,8 +183,9 @@ def _sort(text: str, agent: str, now_ns: int) -> tuple[list[str], list[BadLine],
                 raise LineError("not a known measurement")
             if not mine:
                 raise LineError(f"does not begin with <measurement>,agent={agent}")
-            lines.check(line)
-            time_ns = int(line[line.rindex(" ") + 1 :])
+            point = lines.parse(line)
+            _check_types(point.fields, _FIELDS[measurement])
+            time_ns = point.time_ns
             if not EARLIEST_NS <= time_ns <= latest:
                 raise LineError(f"its time, {time_ns} ns, is before 2000 or more than a year ahead")
         except LineError as problem:
@@ -191,6 +195,18 @@ def _sort(text: str, agent: str, now_ns: int) -> tuple[list[str], list[BadLine],
             if newest < time_ns <= now_ns:
                 newest = time_ns
     return good, bad, newest
+
+
+def _check_types(fields: Mapping[str, lines.Value], kinds: Mapping[str, str]) -> None:
+    """Raise LineError where a field has another type than the schema says.
+
+    In a shard of InfluxDB the first value of a field decides its type: one such line, of a time to come, and
+    everybody's lines are rejected when it has come.
+    """
+    for name, value in fields.items():
+        kind = kinds.get(name)
+        if kind is not None and type(value) is not _TYPES[kind]:
+            raise LineError(f"its field {name[:80]} is no {kind}")
 
 
 def _refuse_foreign(line: str, agent: str) -> None:

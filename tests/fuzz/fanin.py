@@ -116,6 +116,9 @@ def _batch() -> Feed:
         for line in whole:
             point = lines.parse(line.decode())
             assert point.tags["agent"] == agent
+            for field in schema.MEASUREMENTS[point.measurement].fields:
+                value = point.fields.get(field.name)
+                assert value is None or type(value).__name__ == field.kind, "it would decide a shard's type"
             assert NOW - (1 << 60) < point.time_ns < NOW + 367 * 86_400 * 10**9
             seen = influx.series(line)
             if seen is not None:  # else it refuses the line, which is set aside then

@@ -112,9 +112,9 @@ def test_a_line_that_conflicts_goes_to_quarantine_and_the_rest_is_written(
 
     async def agent() -> str:
         async with hands(mosquitto.port) as hand:
-            await hand.batch(1, hand.line(1))
+            await hand.batch(1, hand.line(1, "sent=1i,newer=1i"))
             await hand.until_acknowledged(1)
-            bad = hand.line(50, 'sent="fifty"')
+            bad = hand.line(50, 'newer="fifty"')
             for n in range(2, 40):
                 await hand.batch(n, *([bad] if n == 20 else []), hand.line(n), hand.line(n + 100))
             await hand.until_acknowledged(*range(2, 40))
@@ -124,7 +124,7 @@ def test_a_line_that_conflicts_goes_to_quarantine_and_the_rest_is_written(
     assert sent(influxdb) == {1, *range(2, 40), *range(102, 140)}
     [entry] = collecting.set_aside()
     assert (entry["agent"], entry["spool"], entry["batch"], entry["line"]) == ("ny4-01", SPOOL, 20, bad)
-    assert 'input field "sent" on measurement "probe" is type string' in entry["reason"]
+    assert 'input field "newer" on measurement "probe" is type string' in entry["reason"]
     assert collecting.stop() == 0
     [row] = influxdb.query("select last(quarantined) as quarantined, batches, lines from collector")
     assert row["quarantined"] == 1

@@ -15,9 +15,13 @@ from probe.telemetry import lines, schema
 from probe.telemetry.topics import BatchId
 
 NOW = 1_790_000_000 * SECOND
-GRAMMAR = Grammar(frozenset(schema.MEASUREMENTS) - {"collector"})
+KINDS = {"sent": "int", "loss": "float", "clock_synchronised": "bool", "text": "str"}
+GRAMMAR = Grammar(frozenset(schema.MEASUREMENTS) - {"collector"}, KINDS)
 ID = BatchId("ny4-01", "9f2c41d0", 1)
-LINE = f'probe,agent=ny4-01,site=NY4,target=a.b sent=40i,loss=0.025,ok=true,text="a, b=c" {NOW}\n'
+LINE = (
+    "probe,agent=ny4-01,site=NY4,target=a.b "
+    f'sent=40i,loss=0.025,clock_synchronised=true,text="a, b=c" {NOW}\n'
+)
 
 
 def plain(text: str | bytes) -> bool:
@@ -33,11 +37,20 @@ def test_what_it_says_of_a_batch() -> None:
     assert found.count == 3
 
 
-@pytest.mark.parametrize(
-    "value", ["1i", "-1i", "0.5", "1e-05", "-0.0", "1e+20", "t", "True", "FALSE", '"x\\"y\\\\"', '""']
-)
-def test_ordinary_values_are_plain(value: str) -> None:
-    assert plain(f"probe,agent=ny4-01 x={value} {NOW}\n")
+VALUES = {
+    "sent": ["1i", "-1i"],
+    "loss": ["0.5", "1e-05", "-0.0", "1e+20"],
+    "clock_synchronised": ["t", "True", "FALSE"],
+    "text": ['"x\\"y\\\\"', '""'],
+}
+
+
+@pytest.mark.parametrize("field", [*KINDS, "unknown"])
+def test_ordinary_values_are_plain_where_the_field_has_that_type(field: str) -> None:
+    for kind, values in VALUES.items():
+        for value in values:
+            assert plain(f"probe,agent=ny4-01 {field}={value} {NOW}\n") == (kind == field)
+            assert plain(f"probe,agent=ny4-01 sent=1i,{field}={value},loss=0.0 {NOW}\n") == (kind == field)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +100,8 @@ def test_nothing_is_no_batch() -> None:
     "key", ["a", "ag", "age", "agen", "agents", "agent2", "bagent", "agenu", "xgent", "Agent", "agent.x"]
 )
 def test_tags_that_only_resemble_the_agents_are_plain(key: str) -> None:
-    assert plain(f"probe,agent=ny4-01,{key}=b x=1i {NOW}\n")
-    assert not plain(f"probe,agent=ny4-01,{key}=b,agent=c x=1i {NOW}\n")
+    assert plain(f"probe,agent=ny4-01,{key}=b sent=1i {NOW}\n")
+    assert not plain(f"probe,agent=ny4-01,{key}=b,agent=c sent=1i {NOW}\n")
 
 
 def pieces() -> st.SearchStrategy[str]:
@@ -134,10 +147,10 @@ def test_random_lines_of_the_real_encoder_are_plain() -> None:
     rng = random.Random(5)
     for _ in range(300):
         fields: dict[str, lines.Value] = {
-            "a": rng.randint(-(10**17), 10**17),
-            "b": rng.random() * 10 ** rng.randint(-30, 30),
-            "c": rng.random() < 0.5,
-            "d": "".join(rng.choices('ab \\",=', k=5)),
+            "sent": rng.randint(-(10**17), 10**17),
+            "loss": rng.random() * 10 ** rng.randint(-30, 30),
+            "clock_synchronised": rng.random() < 0.5,
+            "text": "".join(rng.choices('ab \\",=', k=5)),
         }
         series = lines.series_text("probe", {"agent": "ny4-01", "target": f"t{rng.randint(0, 99)}"})
         assert plain(lines.encode(series, fields, NOW) + "\n"), fields

@@ -89,6 +89,34 @@ def test_a_line_of_another_agent_condemns_the_batch(line: str) -> None:
     assert refusal(f"{GOOD}\n{line}\n") == "foreign"
 
 
+@pytest.mark.parametrize(
+    ("measurement", "field", "kind"),
+    [
+        ("probe", "sent=1", "int"),
+        ("probe", "sent=1.5", "int"),
+        ("probe", 'sent="1"', "int"),
+        ("probe", "sent=t", "int"),
+        ("probe", "loss=1i", "float"),
+        ("agent", "clock_synchronised=1i", "bool"),
+        ("event", "text=1i", "str"),
+    ],
+)
+def test_a_field_of_another_type_than_the_schema_says_is_set_aside(
+    measurement: str, field: str, kind: str
+) -> None:
+    # Written first into a shard it would decide the type, and everybody's lines were rejected.
+    line = f"{measurement},agent=ny4-01 {field} {NOW}"
+    batch = judge(f"{GOOD}\n{line}\n{GOOD}\n")
+    assert batch.count == 2
+    [bad] = batch.bad
+    assert (bad.text, bad.reason) == (line, f"its field {field.partition('=')[0]} is no {kind}")
+
+
+def test_a_field_that_the_schema_does_not_know_has_any_type() -> None:
+    for value in ("1i", "1.5", "t", '"x"'):
+        assert judge(f"probe,agent=ny4-01 sent=1i,newer={value} {NOW}").count == 1
+
+
 def test_another_agents_name_inside_a_text_is_no_claim() -> None:
     line = f'event,agent=ny4-01,kind=path text="seen ,agent=other there" {NOW}'
     assert judge(line).count == 1
