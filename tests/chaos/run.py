@@ -107,7 +107,8 @@ def _settle(site: Site, deadline: float, progress: Callable[[str], None]) -> lis
 
 def _behind(agent: str, rows: list[dict[str, Any]], since_ns: int) -> str:
     """Why this agent's data are not all there; empty: they are."""
-    mine = [row for row in rows if row["agent"] == agent]
+    # InfluxDB reads one field after the other: a point that is just being written may be seen in part.
+    mine = [row for row in rows if row["agent"] == agent and None not in row.values()]
     if not mine:
         return "nothing at all"
     newest = max(mine, key=lambda row: int(row["time"]))
