@@ -12,7 +12,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -26,18 +26,18 @@ from probe.clock import SECOND, Clock, SystemClock
 from probe.engine.engine import Notice
 from probe.engine.samples import Cut
 from probe.errors import ColoprobeError, SettingsError, SpoolError
-from probe.host.clock import clock_state
-from probe.host.process import cpu_ns, give_memory_back, rss_bytes
+from probe.host.process import give_memory_back
 from probe.measurement import COUNTERS, Measurement, build
 from probe.naming import keep_names
+from probe.outgoing import Outgoing
 from probe.preparing import allow_descriptors, load_late_imports, own_state_dir
 from probe.reporting import Reporter
 from probe.service import serve
 from probe.settings import AgentSettings, digest, load_agent, read_secret, warn_of_exposed
 from probe.sockets.privileges import drop_privileges
 from probe.targets import Asked
-from probe.telemetry.batches import Batcher
-from probe.telemetry.lines import Value, encode, series_text
+from probe.telemetry.episodes import Told
+from probe.telemetry.lines import Value, series_text
 from probe.telemetry.points import event_line
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
@@ -49,8 +49,6 @@ log = logging.getLogger(__name__)
 # (where windows are short, dozens are closed at once at the end). What is beyond is dropped and counted.
 PENDING_CUTS, PENDING_PROBES = 16, 1 << 20
 GOODBYE = 5 * SECOND  # at the end, for acknowledgements of what was just spooled
-# A clock set back by less could give two `agent` lines one time; by more, only by a miracle.
-SAME_HEAD = SECOND
 
 
 @dataclass(eq=False)
@@ -76,7 +74,6 @@ class Agent:
         self._settings, self._file = settings, file
         self._clock = clock or SystemClock()
         self._tags = {"agent": settings.agent.id, "site": settings.agent.site}
-        self._agent_series = series_text("agent", self._tags)
         self._runs: list[_Run] = []  # the last one is the current one, those before it are ending
         self._changing = asyncio.Lock()  # one change of the settings at a time
         # What makes lines, and how many probes it holds.
@@ -88,10 +85,8 @@ class Agent:
         self._stop: asyncio.Event | None = None
         self._counting = threading.Lock()  # a run's counters move into the past at once
         self._dropped_cuts = 0
-        self._batcher = Batcher(self._head)
-        self._spool_trouble: SpoolError | None = None
-        self._last_head = 0
         self._past = dict.fromkeys(COUNTERS, 0)
+        self._sent: Callable[[], Mapping[str, int]] = dict  # the uplink's counters, once there is one
 
     # -- before the event loop -------------------------------------------------------------------------------
 
@@ -119,6 +114,9 @@ class Agent:
         except BaseException:
             run.measurement.close()
             raise
+        series = series_text("agent", self._tags)
+        self._outgoing = Outgoing(self.spool, series, self._clock, self._about_itself)
+        self._tell(self._outgoing.look())
         self._tell_unmeasured(run.measurement)
 
     def connect(self, mqtt_url: str) -> None:
@@ -175,10 +173,8 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._stop = stop
         self.uplink = self._make_uplink()
+        self._sent = self.uplink.counters
         self._start(self._runs[-1])
-        if self.spool.set_aside:
-            names = ", ".join(path.name for path in self.spool.set_aside)
-            self._event("agent", f"the spool was damaged and was set aside as {names}", {})
         watched = (lambda: self._runs[-1].measurement, self._clock, self._on_notice, self._replace)
         tasks = [
             asyncio.create_task(work, name=name)
@@ -210,8 +206,8 @@ class Agent:
             raise self._failure
         if failed is not None and (problem := failed.exception()) is not None:
             raise problem
-        if self._batcher.held_bytes and self._spool_trouble is not None:
-            raise SpoolError(f"{self._batcher.held_bytes} bytes of lines are lost: {self._spool_trouble}")
+        if (held := self._outgoing.batcher.held_bytes) and self._outgoing.trouble is not None:
+            raise SpoolError(f"{held} bytes of lines are lost: {self._outgoing.trouble}")
 
     def close(self) -> None:
         """Give sockets and spool back, where `run` did not come to it."""
@@ -276,58 +272,38 @@ class Agent:
                 # In a thread, one at a time: neither statistics nor a slow disk keep MQTT from its pings.
                 lines = await asyncio.to_thread(make)
                 events, self._events = self._events, []
-                await asyncio.to_thread(self._spool, events + lines)
+                self._tell(await asyncio.to_thread(self._outgoing.store, events + lines))
+                self.uplink.wake()
             finally:
                 self._pending_probes -= probes
                 self._queue.task_done()
 
-    def _spool(self, lines: list[str]) -> None:
-        self._batcher.add(lines)
-        try:
-            numbers = self._batcher.flush(self.spool.append)
-        except SpoolError as problem:
-            # What was not spooled is held, up to a limit, and tried again with the next window.
-            if self._spool_trouble is None:
-                log.error("cannot spool, holding at most 8 MiB in memory: %s", problem)
-            self._spool_trouble = problem
-        else:
-            self._spool_trouble = None
-            if numbers:
-                self.uplink.wake()
+    def _tell(self, told: list[Told]) -> None:
+        for one in told:
+            self._event("agent", one.text, {}, detail=one.detail)
 
-    def _event(self, kind: str, text: str, extra: dict[str, str], wall_ns: int | None = None) -> None:
+    def _event(
+        self,
+        kind: str,
+        text: str,
+        extra: dict[str, str],
+        wall_ns: int | None = None,
+        detail: Mapping[str, object] | None = None,
+    ) -> None:
         when = self._clock.wall() if wall_ns is None else wall_ns
         # Two events of one kind at one instant would be one point.
         when += len(self._events)
-        self._events.append(event_line({**self._tags, **extra}, kind, text, {}, when))
+        self._events.append(event_line({**self._tags, **extra}, kind, text, detail or {}, when))
 
-    def _head(self, number: int) -> str:
-        """The `agent` line that batch `number` begins with."""
-        clock = clock_state()
+    def _about_itself(self) -> dict[str, Value]:
+        """The fields of its own line that nobody else knows."""
         with self._counting:
             counters = [run.measurement.counters() for run in self._runs]
             totals = {name: past + sum(each[name] for each in counters) for name, past in self._past.items()}
-        # Two batches of one instant would be one point in the database, and a number would seem lost.
-        now = self._clock.wall()
-        self._last_head = self._last_head + 1 if 0 <= self._last_head - now < SAME_HEAD else now
-        fields: dict[str, Value] = {
-            "batch": number,
-            "spool": self.spool.id,
-            "spool_batches": self.spool.depth,
-            "spool_bytes": self.spool.bytes,
-            "spool_dropped": self.spool.dropped,
-            "windows_dropped": self._dropped_cuts,
-            "lines_dropped": self._batcher.dropped + self._batcher.oversized,
-            "cpu_ns": cpu_ns(),
-            "rss_bytes": rss_bytes(),
-            **totals,
-            "clock_synchronised": clock.synchronised,
-            "clock_error_ns": clock.error_ns,
-            "version": __version__,
-        }
+        fields: dict[str, Value] = {"windows_dropped": self._dropped_cuts, **totals, **self._sent()}
         if self._runs:  # nobody looks when the last one has ended
             fields["host_busy"] = round(self._runs[-1].measurement.engine.trouble.share, 4)
-        return encode(self._agent_series, fields, self._last_head)
+        return fields
 
     # -- changes while running -------------------------------------------------------------------------------
 

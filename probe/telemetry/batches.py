@@ -29,6 +29,7 @@ class Batcher:
 
     def __init__(self, head: Callable[[int], str], limit: int = LIMIT, hold: int = HOLD) -> None:
         self.oversized = 0  # lines that fit into no batch, and were let go
+        self.longest = 0  # bytes of the longest of them
         self.dropped = 0  # lines let go because the spool refused for too long: the oldest
         self._head = head
         self._limit = limit
@@ -51,6 +52,7 @@ class Batcher:
                         "a line of %d bytes fits into no batch and is lost: %.100s...", len(data), line
                     )
                 self.oversized += 1
+                self.longest = max(self.longest, len(data))
                 continue
             self._lines.append(data)
             self._bytes += len(data)

@@ -88,6 +88,16 @@ class Uplink:
         """Batches that had to be published again: not acknowledged in time, or the connection was lost."""
         return self._earlier_republished + self._outbox.republished
 
+    def counters(self) -> dict[str, int]:
+        """Fields of the measurement `agent`. From any thread."""
+        return {
+            "published": self.published,
+            "republished": self.republished,
+            "acknowledged": self.acknowledged,
+            "reconnects": self.reconnects,
+            "bad_acks": self.bad_acks,
+        }
+
     def wake(self) -> None:
         """Something was spooled. From any thread; harmless while `run` is not running."""
         if self._loop is not None:

@@ -338,8 +338,8 @@ def test_lines_that_were_let_go_are_published(tmp_path: Path) -> None:
     agent = Agent(settings(tmp_path, "127.0.0.1"), "agent.toml")
     agent.prepare()
     try:
-        agent._batcher.dropped, agent._batcher.oversized = 3, 1
-        assert "lines_dropped=4i," in agent._head(1)
+        agent._outgoing.batcher.dropped, agent._outgoing.batcher.oversized = 3, 1
+        assert "lines_dropped=3i,lines_oversized=1i," in agent._outgoing.head(1)
     finally:
         agent.close()
 
@@ -350,7 +350,7 @@ def test_a_clock_set_back_holds_no_line_at_the_old_time(tmp_path: Path) -> None:
     agent.prepare()
 
     def head() -> int:
-        return int(agent._head(1).rpartition(" ")[2])
+        return int(agent._outgoing.head(1).rpartition(" ")[2])
 
     try:
         first = head()
@@ -384,6 +384,6 @@ def test_more_text_at_once_than_is_held_is_spooled_whole(tmp_path: Path) -> None
         await agent._queue.join()
 
     drive(agent, work)
-    assert agent._batcher.dropped == 0
+    assert agent._outgoing.batcher.dropped == 0
     times = [point.time_ns for point in spooled(tmp_path) if point.measurement == "event"]
     assert times == list(range(count))
