@@ -29,7 +29,11 @@ class StatusBook:
 
     def online(self) -> list[str]:
         """The agents that said so last."""
-        return [agent for agent, (state, _) in self._known.items() if state == "online"]
+        return [agent for agent in self._known if self.is_online(agent)]
+
+    def is_online(self, agent: str) -> bool:
+        """Whether it said so last."""
+        return agent in self._known and self._known[agent][0] == "online"
 
     def change(self, topic: str, payload: bytes, *, retained: bool, now_ns: int) -> bytes | None:
         """The event line that a status message amounts to, or None; `now_ns`: wall clock.
