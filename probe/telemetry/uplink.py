@@ -122,14 +122,15 @@ class Uplink:
         self._loop = asyncio.get_running_loop()
         backoff = Backoff(0.5, 30.0)
         while True:
-            began = self._clock.mono()
+            self._welcomed: int | None = None
             try:
                 await self._connect()
             except (MqttError, SpoolError) as problem:
                 self._complain(problem)
             finally:
                 self._connected = False
-            if self._clock.mono() - began > STABLE_NS:
+            # An attempt may take as long: a broker that accepts and then says nothing, for example.
+            if self._welcomed is not None and self._clock.mono() - self._welcomed > STABLE_NS:
                 backoff.reset()
             await asyncio.sleep(backoff.delay_s())
 
@@ -293,6 +294,7 @@ class Uplink:
 
     def _welcome(self) -> None:
         self._connected = True
+        self._welcomed = self._clock.mono()
         self._connections += 1
         self.reconnects = self._connections - 1
         _log.info("%s: connected%s", self._mqtt.url, " again" if self.reconnects else "")

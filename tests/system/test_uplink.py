@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +21,7 @@ from probe.clock import SECOND, SystemClock
 from probe.errors import MqttError
 from probe.settings import MqttTable, UplinkTable
 from probe.telemetry import mqtt, topics
+from probe.telemetry.backoff import Backoff
 from probe.telemetry.outbox import FIRST_ROOM
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
@@ -253,6 +255,35 @@ def test_without_a_collector_the_window_bounds_what_the_broker_gets(
     assert told[1] == "collectors acknowledge again"
 
 
+def test_hint_ends_a_long_pause_and_the_newest_batch_is_the_first(
+    mosquitto: servers.Server, spool: Spool
+) -> None:
+    async def main() -> None:
+        collector = Collector(table(mosquitto), deaf=lambda number: True)
+        uplink = uplink_of(spool, table(mosquitto), ack_timeout="300ms")
+        fill(spool, 50)
+        async with running(collector):
+            await collector.connected.wait()
+            async with running(uplink):
+                await until(lambda: uplink.state == "unacknowledged", "it notices")
+                uplink._outbox._pause = 60 * SECOND
+                before = uplink.published
+                await until(lambda: uplink.published > before, "the pause of a minute begins")
+                await asyncio.to_thread(fill, spool, 1)
+                uplink.wake()
+                collector.deaf = lambda number: False
+                order: list[int] = []
+                collector.acked = cast("Any", SimpleNamespace(add=order.append))
+                async with mqtt.connect(table(mosquitto), client_id="x", username="", password=None) as other:
+                    await other.publish(topics.ack(AGENT), b"{}", qos=0)
+                    assert await uplink.drain(inside(30))
+                assert order[0] == 51
+                assert sorted(order) == list(range(1, 52))
+                assert (uplink.bad_acks, uplink.state) == (0, "online")
+
+    run(main())
+
+
 def test_next_run_goes_on_where_the_last_one_was_cut_off(mosquitto: servers.Server, tmp_path: Path) -> None:
     async def main() -> None:
         collector = Collector(
@@ -409,13 +440,17 @@ def test_unreachable_and_refusing_brokers_are_told_once_with_the_remedy(
     caplog.set_level(logging.INFO, "probe")
     attempts = 0
 
-    class Eager(mqtt.Backoff):
+    class Eager(Backoff):
         def delay_s(self) -> float:
             nonlocal attempts
             attempts += 1
             return 0.02
 
+        def reset(self) -> None:
+            raise AssertionError("an attempt that failed is no good connection, however long it took")
+
     monkeypatch.setattr("probe.telemetry.uplink.Backoff", Eager)
+    monkeypatch.setattr("probe.telemetry.uplink.STABLE_NS", -1)
     passwords = tmp_path / "passwords"
     subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, AGENT, "right"], check=True)
 
