@@ -65,6 +65,7 @@ class Uplink:
         self._since = clock.wall()
         self._connected = False
         self._connections = 0
+        self._welcomed = 0  # when the connection of now was made; 0: it was not
         self._told_settings = ""
         self._complained: set[type[ColoprobeError]] = set()
         self._narrow_since: int | None = None
@@ -122,7 +123,7 @@ class Uplink:
         self._loop = asyncio.get_running_loop()
         backoff = Backoff(0.5, 30.0)
         while True:
-            self._welcomed: int | None = None
+            self._welcomed = 0
             try:
                 await self._connect()
             except (MqttError, SpoolError) as problem:
@@ -130,7 +131,7 @@ class Uplink:
             finally:
                 self._connected = False
             # An attempt may take as long: a broker that accepts and then says nothing, for example.
-            if self._welcomed is not None and self._clock.mono() - self._welcomed > STABLE_NS:
+            if self._welcomed and self._clock.mono() - self._welcomed > STABLE_NS:
                 backoff.reset()
             await asyncio.sleep(backoff.delay_s())
 
