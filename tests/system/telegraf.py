@@ -67,7 +67,7 @@ class StandIn:
         (self._output,) = settings["outputs"]["influxdb"]
         self._influxdb = influxdb
         self._ended = threading.Event()
-        self._client: Any = None
+        self._thread: threading.Thread | None = None
         # What the stand-in takes for granted.
         assert settings["agent"]["omit_hostname"]
         assert self._input["topic_tag"] == ""
@@ -101,18 +101,22 @@ class StandIn:
         (server,) = self._input["servers"]
         host, port = re.fullmatch(r"tcp://(.*):(\d+)", server).groups()  # type: ignore[union-attr]
         client.connect(host, int(port))
-        client.loop_start()
         client.subscribe([(topic, self._input["qos"]) for topic in self._input["topics"]])
+
+        def run() -> None:
+            while not ended.is_set():
+                client.loop(0.05)
+            client._sock_close()
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
         assert subscribed.wait(60)
-        self._client = client
 
     def kill(self) -> None:
         """Without a goodbye."""
-        if self._client is not None:
-            self._ended.set()
-            self._client._sock_close()
-            self._client.loop_stop()
-            self._client = None
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _written(self, payload: bytes) -> bool:
         """Whether the database has it, or never will."""

@@ -400,3 +400,27 @@ def test_settings_are_read_again_and_a_bad_file_changes_nothing(
     assert collecting.stop() == 0
     assert sent(influxdb) == {1}
     assert [row["sent"] for row in influxdb.query("select sent from probe", "other")] == [2]
+
+
+def test_who_is_heard_of_as_online_is_told_that_it_may_try_again(mosquitto: Server, make: Make) -> None:
+    """By one that was there before and after a line was cut, and by one that comes back itself."""
+    collecting = make()
+    collecting.start()
+
+    async def agent() -> None:
+        async with hands(mosquitto.port) as hand:
+
+            async def hinted(times: int) -> None:
+                async with asyncio.timeout(60):
+                    while hand.acks.count({}) < times:
+                        await asyncio.sleep(0.02)
+
+            await hand.status("online", since=1)
+            await hinted(1)
+            await hand.status("online", since=1)
+            await hinted(2)
+            await asyncio.to_thread(collecting.stop)
+            await asyncio.to_thread(collecting.start)
+            await hinted(3)
+
+    asyncio.run(agent())
