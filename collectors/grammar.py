@@ -1,4 +1,4 @@
-"""A batch's bytes in, its lines' series and times out where all of them are plainly good; one pass, pure.
+"""A batch's bytes in, its lines' series out where all of them are plainly good; one pass, pure.
 
 Nearly every batch is what an agent of ours has written: a known measurement, its own tag `agent` first,
 ordinary numbers. One automaton (RE2, which needs the same time for hostile text) reads such a batch ten times
@@ -25,8 +25,8 @@ _VALUES = {
     "bool": r"(?:[tT](?:rue|RUE)?|[fF](?:alse|ALSE)?)",
     "str": _TEXT,
 }
-_TIME = r"1[0-9]{18}"  # ns; 2001 to 2033
-_TIME_DIGITS = 19
+_TIME_DIGITS = 19  # of a time from 2001 to 2286, in ns
+_FREE_DIGITS = 16  # of them, which may be any: 116 days
 
 
 def _any_but(word: str) -> str:
@@ -45,23 +45,38 @@ class Plain:
     """A batch all of whose lines are good, as far as it says itself.
 
     heads: measurement and tags of every line, each once; the tag `agent` is the first and the only one of its
-    name. times: the lines' times, ns, each once. count: lines.
+    name. first, last: the times of these lines, ns. count: lines.
     """
 
     heads: frozenset[bytes]
-    times: Collection[int]
+    first: int
+    last: int
     count: int
 
 
-class Grammar:
-    """The automaton for batches of these measurements. `kinds`: of the fields that are let in, by name."""
+def _up_to(digits: str) -> str:
+    """A pattern of every number of so many digits, the first of which is 1, that is at most this one."""
+    ways = [digits]
+    for at, digit in enumerate(digits[1:], 1):
+        if digit != "0":
+            ways.append(f"{digits[:at]}[0-{int(digit) - 1}]" + "[0-9]" * (len(digits) - at - 1))
+    return f"(?:{'|'.join(ways)})"
 
-    def __init__(self, measurements: Collection[str], kinds: Mapping[str, str]) -> None:
+
+class Grammar:
+    """The automaton for batches of these measurements, with times from 2001 to some months before `latest`.
+
+    kinds: of the fields that are let in, by name. latest: ns since the epoch; beyond 2033 it means 2033.
+    """
+
+    def __init__(self, measurements: Collection[str], kinds: Mapping[str, str], latest: int) -> None:
+        before = min(latest, 2 * 10**18) // 10**_FREE_DIGITS - 1
+        time = f"{_up_to(str(before))}[0-9]{{{_FREE_DIGITS}}}"
         names = {kind: sorted(name for name in kinds if kinds[name] == kind) for kind in _VALUES}
         field = "|".join(f"(?:{'|'.join(names[kind])})={_VALUES[kind]}" for kind in _VALUES if names[kind])
         line = (
             rf"(?:{'|'.join(sorted(measurements))}),agent=[a-z0-9-]+(?:,{_any_but('agent')}={_NAME})* "
-            rf"(?:{field})(?:,(?:{field}))* {_TIME}\n"
+            rf"(?:{field})(?:,(?:{field}))* {time}\n"
         )
         options = re2.Options()
         options.encoding = re2.Options.Encoding.LATIN1  # bytes; that they are UTF-8 is seen to elsewhere
@@ -76,6 +91,7 @@ class Grammar:
         lines.pop()
         return Plain(
             frozenset([line.partition(b" ")[0] for line in lines]),
-            [int(time) for time in {line[-_TIME_DIGITS:] for line in lines}],
+            int(lines[0][-_TIME_DIGITS:]),
+            int(lines[-1][-_TIME_DIGITS:]),
             len(lines),
         )

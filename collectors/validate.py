@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from isal import isal_zlib
@@ -39,7 +40,7 @@ _GZIP = b"\x1f\x8b"
 _PLAIN_GZIP = b"\x1f\x8b\x08\x00"  # deflate, and nothing optional in the header that readers may differ on
 _GZIP_ERROR = cast("type[Exception]", isal_zlib.error)  # a type that the library declares as a value
 _FIELDS = {name: {field.name: field.kind for field in schema.MEASUREMENTS[name].fields} for name in _KNOWN}
-_GRAMMAR = Grammar(_KNOWN, {name: kind for fields in _FIELDS.values() for name, kind in fields.items()})
+_KINDS = {name: kind for fields in _FIELDS.values() for name, kind in fields.items()}
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 
 # A host without a battery-backed clock wakes in 1970; what carries such a time would be lost in the database.
@@ -48,6 +49,7 @@ _TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 EARLIEST_NS = 946_684_800 * SECOND  # 2000-01-01
 _THIS_CODE_NS = 1_767_225_600 * SECOND  # 2026-01-01: a clock before it is wrong
 _AHEAD_NS = 366 * 86_400 * SECOND
+_MONTH_NS = 30 * 86_400 * SECOND
 
 _HEAD = re.compile(r"(?:[^ \\]|\\.)*+")
 _AGENT_TAG = re.compile(r"(?:[^, \\\n]++|\\.)++(?:,(?!agent=)(?:[^, \\\n]++|\\.)++)*+,agent=")
@@ -72,7 +74,7 @@ class Batch:
     id: BatchId
     body: bytes
     count: int
-    newest_ns: int  # the newest good line's time that is not in the future; 0 where there is none
+    newest_ns: int  # the newest good line's time that is not in the future (see `_plain`); 0: there is none
     bad: tuple[BadLine, ...] = ()
     packed: bool = False
     text_bytes: int = 0
@@ -132,10 +134,15 @@ def _latest(now_ns: int) -> int:
     return max(now_ns, _THIS_CODE_NS) + _AHEAD_NS
 
 
+@lru_cache(maxsize=2)
+def _grammar(month: int) -> Grammar:
+    return Grammar(_KNOWN, _KINDS, _latest(month * _MONTH_NS))
+
+
 def _plain(batch: BatchId, text: bytes, now_ns: int, series: SeriesBook | None) -> tuple[int, int] | None:
-    """Lines and the newest good time up to now, where all lines are plainly good; else None."""
-    found = _GRAMMAR.read(text)
-    if found is None or max(found.times) > _latest(now_ns):
+    """Lines and the newest time up to now, of the first and last, where all are plainly good; else None."""
+    found = _grammar(now_ns // _MONTH_NS).read(text)
+    if found is None:
         return None
     if series is None or not series.knows(batch.agent, found.heads):
         mine = f"agent={batch.agent}".encode()
@@ -143,7 +150,7 @@ def _plain(batch: BatchId, text: bytes, now_ns: int, series: SeriesBook | None) 
             return None
         if series is not None and series.admit(batch.agent, found.heads, now_ns):
             return None
-    return found.count, max((time for time in found.times if time <= now_ns), default=0)
+    return found.count, max((time for time in (found.first, found.last) if time <= now_ns), default=0)
 
 
 def _by_line(batch: BatchId, text: str, now_ns: int, series: SeriesBook | None) -> Batch:

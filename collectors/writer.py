@@ -27,7 +27,7 @@ from probe.telemetry.backoff import Backoff
 from probe.telemetry.topics import BatchId
 
 REFUSED_PAUSE_S = 30.0
-GATHER_S = 0.05  # between two writes, unless a whole group waits: a write costs as much as a hundred batches
+GATHER_S = 0.1  # between two writes, unless a whole group waits: a write costs as much as a hundred batches
 POLL_S = 2.0  # how often a sink that is away is asked whether it is back
 MOST_SAID = 5  # different complaints in one outage
 LONGEST_WISH_S = 300.0  # of a sink that says how long to wait

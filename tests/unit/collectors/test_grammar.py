@@ -16,7 +16,8 @@ from probe.telemetry.topics import BatchId
 
 NOW = 1_790_000_000 * SECOND
 KINDS = {"sent": "int", "loss": "float", "clock_synchronised": "bool", "text": "str"}
-GRAMMAR = Grammar(frozenset(schema.MEASUREMENTS) - {"collector"}, KINDS)
+YEAR = 366 * 86_400 * SECOND
+GRAMMAR = Grammar(frozenset(schema.MEASUREMENTS) - {"collector"}, KINDS, NOW + YEAR)
 ID = BatchId("ny4-01", "9f2c41d0", 1)
 LINE = (
     "probe,agent=ny4-01,site=NY4,target=a.b "
@@ -33,8 +34,10 @@ def test_what_it_says_of_a_batch() -> None:
     found = GRAMMAR.read((LINE + other + LINE).encode())
     assert found is not None
     assert found.heads == {b"probe,agent=ny4-01,site=NY4,target=a.b", b"probe,agent=ny4-01,site=NY4,target=c"}
-    assert sorted(found.times) == [NOW, NOW + 5]
-    assert found.count == 3
+    assert (found.first, found.last, found.count) == (NOW, NOW, 3)
+    found = GRAMMAR.read((LINE + other).encode())
+    assert found is not None
+    assert (found.first, found.last) == (NOW, NOW + 5)
 
 
 VALUES = {
@@ -81,6 +84,8 @@ def test_ordinary_values_are_plain_where_the_field_has_that_type(field: str) -> 
         LINE.replace("40i", "nan"),
         LINE.replace("0.025", "1e999"),
         LINE.replace(str(NOW), "2790000000000000000"),
+        LINE.replace(str(NOW), "1990000000000000000"),
+        LINE.replace(str(NOW), str(NOW + YEAR + 1)),
         LINE.replace(str(NOW), "179000000000000000"),
         LINE.replace(f" {NOW}", ""),
         LINE.replace(f" {NOW}", f"  {NOW}"),
@@ -90,6 +95,21 @@ def test_ordinary_values_are_plain_where_the_field_has_that_type(field: str) -> 
 def test_anything_else_takes_a_closer_look(line: str) -> None:
     assert not plain(line)
     assert not plain(LINE + line + LINE)
+
+
+@pytest.mark.parametrize("latest", [NOW + YEAR, 10**18 + 10**17, 18 * 10**17, 1_999 * 10**15 + 5, 3 * 10**18])
+def test_times_are_plain_up_to_some_months_before_the_latest(latest: int) -> None:
+    grammar = Grammar(["probe"], KINDS, latest)
+    unit = 10**16
+
+    def good(time: int) -> bool:
+        return grammar.read(f"probe,agent=a sent=1i {time}\n".encode()) is not None
+
+    last = min(latest, 2 * 10**18) // unit * unit - 1
+    for time in (*range(10**18, last, 7 * unit + 1), last):
+        assert good(time)
+    for wrong in (last + 1, max(latest, last + 1), latest + unit, 2 * 10**18, 10**18 - 1, 0):
+        assert not good(wrong)
 
 
 def test_nothing_is_no_batch() -> None:
