@@ -411,9 +411,7 @@ def test_who_is_heard_of_as_online_is_told_that_it_may_try_again(mosquitto: Serv
         async with hands(mosquitto.port) as hand:
 
             async def hinted(times: int) -> None:
-                async with asyncio.timeout(60):
-                    while hand.acks.count({}) < times:
-                        await asyncio.sleep(0.02)
+                await asyncio.to_thread(wait_until, lambda: hand.acks.count({}) >= times)
 
             await hand.status("online", since=1)
             await hinted(1)
