@@ -15,12 +15,14 @@ from probe.host.hardware import describe
 from probe.host.interfaces import outlets
 from probe.host.mtu import mtu
 from probe.settings import AgentSettings, Target
-from probe.sockets.opening import SocketOptions, set_path
+from probe.sockets.opening import SocketOptions, enlarge, set_path
 from probe.targets import Address, resolve_all
 from probe.text import duration
 
 Member = tuple[Target, Address]
 _FAMILIES = {int(socket.AF_INET): "IPv4", int(socket.AF_INET6): "IPv6"}
+_LOOK_S = 0.25  # replies and stamps wait at most this long
+_PACKET = 1280  # bytes that a small one of them costs in the kernel's account
 _IP_HEADER = {int(socket.AF_INET): 20, int(socket.AF_INET6): 40}
 
 
@@ -37,6 +39,7 @@ def host_findings(agent: AgentSettings) -> Iterator[Finding]:
         yield from _tcp(members)
     if "connect" in kinds:
         yield _connect(agent)
+    yield _buffer(agent)
     yield from _interfaces(agent)
     yield _clock(agent)
     if "stamp" in kinds:
@@ -110,6 +113,28 @@ def _connect(agent: AgentSettings) -> Finding:
             remedy += f", or LimitNOFILE={wanted + RESERVED} in the systemd unit"
         return Finding(part, "warning", f"{text}, and {may:,} are possible: the rest is not sent", remedy)
     return Finding(part, "ok", f"{text}; {may:,} are possible")
+
+
+def _buffer(agent: AgentSettings) -> Finding:
+    """Whether what waits for us between two looks fits the buffer that this process gets."""
+    part = "receive buffer"
+    wanted = int(agent.engine.receive_buffer)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        enlarge(trial, wanted)
+        got = trial.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # socket(7): it tells the double
+    if got >= wanted:
+        return Finding(part, "ok", f"{agent.engine.receive_buffer}, as engine.receive_buffer says")
+    rate = sum(target.rate for target in agent.target)
+    text = (
+        f"{got:,} bytes of the {wanted:,} of engine.receive_buffer: "
+        "without CAP_NET_ADMIN net.core.rmem_max is the most"
+    )
+    if rate * _LOOK_S * 2 * _PACKET <= 2 * got:
+        return Finding(part, "ok", f"{text}; it is enough for {rate:,.0f} probes/s")
+    remedy = (
+        f"sysctl -w net.core.rmem_max={wanted}, or a smaller engine.receive_buffer to say that this is known"
+    )
+    return Finding(part, "warning", f"{text}; it may be too small for {rate:,.0f} probes/s", remedy)
 
 
 def _interfaces(agent: AgentSettings) -> Iterator[Finding]:

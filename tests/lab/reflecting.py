@@ -22,15 +22,17 @@ PORT = 862
 class Reflecting:
     """`with Reflecting(namespace, directory, "--rate", "10") as reflector: ...`; ends it with SIGTERM."""
 
-    def __init__(self, namespace: Namespace, directory: Path, *arguments: str | Path) -> None:
-        self._namespace, self._arguments = namespace, arguments
+    def __init__(
+        self, namespace: Namespace, directory: Path, *arguments: str | Path, wrapper: Sequence[str] = ()
+    ) -> None:
+        self._namespace, self._arguments, self._wrapper = namespace, arguments, wrapper
         self._log = directory / "reflect.log"
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Reflecting:
         with self._log.open("ab") as log:
             self._process = self._namespace.popen(
-                coloprobe("reflect", *self._arguments), stdout=log, stderr=log, cwd=ROOT
+                [*self._wrapper, *coloprobe("reflect", *self._arguments)], stdout=log, stderr=log, cwd=ROOT
             )
         wait_for(lambda: "reflecting STAMP" in self.text() or not self.running(), self.text())
         assert self.running(), self.text()
@@ -46,6 +48,11 @@ class Reflecting:
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def text(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")

@@ -81,9 +81,11 @@ class LabAgent:
         interval: str = "10ms",
         window: str = "1s",
         agent: str = "",
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.log = directory / "agent.log"
         self._namespace = namespace
+        self._wrapper = wrapper
         self._state = directory / "state"
         self._file = directory / "agent.toml"
         if isinstance(targets, dict):
@@ -97,7 +99,7 @@ class LabAgent:
     def start(self) -> LabAgent:
         with self.log.open("ab") as log:
             self._process = self._namespace.popen(
-                coloprobe("agent", "-c", self._file), stdout=log, stderr=log, cwd=ROOT
+                [*self._wrapper, *coloprobe("agent", "-c", self._file)], stdout=log, stderr=log, cwd=ROOT
             )
         return self
 

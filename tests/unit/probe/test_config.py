@@ -28,7 +28,7 @@ KNOWN = {
         "StateDirectory StateDirectoryMode UMask AmbientCapabilities CapabilityBoundingSet NoNewPrivileges "
         "ProtectSystem ProtectHome PrivateTmp PrivateDevices PrivateUsers ProtectClock ProtectControlGroups "
         "ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectProc "
-        "LockPersonality RemoveIPC RestrictNamespaces RestrictRealtime RestrictSUIDSGID "
+        "LockPersonality MemoryDenyWriteExecute RemoveIPC RestrictNamespaces RestrictRealtime RestrictSUIDSGID "
         "RestrictAddressFamilies SystemCallArchitectures SystemCallErrorNumber SystemCallFilter"
     ),
     "Install": "WantedBy",
