@@ -50,6 +50,11 @@ class CollectorProcess:
             argv = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", MAIN, str(self.file)]
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
