@@ -1,4 +1,4 @@
-"""What the units of systemd allow, around real processes that do all of their work with it; and who gets in."""
+"""What the units of systemd allow, around real processes that do all their work with it; and who gets in."""
 
 from __future__ import annotations
 
