@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from probe.clock import SECOND, Clock
-from probe.errors import MqttError
+from probe.errors import MqttError, MqttRefused
 from probe.settings import MqttTable
 from probe.telemetry import topics
 from probe.telemetry.backoff import Backoff
@@ -112,7 +112,7 @@ class FanIn:
     async def run(self) -> None:
         """Stay connected until cancelled; say once when the broker is away, and once when it is back."""
         backoff = Backoff(0.5, 30.0)
-        complained = False
+        complained: set[type[MqttError]] = set()  # a broker that is away may come back and refuse us
         while True:
             since = self._clock.mono()
             connection: Connection | None = None
@@ -129,12 +129,13 @@ class FanIn:
                     await connection.subscribe(lines_filter(self._mqtt.share_group), qos=0)
                     await connection.subscribe(topics.ALL_STATUS)
                     log.info("%s: connected", self._mqtt.url)
-                    complained = False
+                    complained.clear()
                     await self._converse(connection)
             except MqttError as problem:
-                if not complained:
-                    log.warning("%s (batches wait at their agents; trying again)", problem)
-                complained = True
+                if type(problem) not in complained:
+                    level = logging.ERROR if isinstance(problem, MqttRefused) else logging.WARNING
+                    log.log(level, "%s (batches wait at their agents; trying again)", problem)
+                complained.add(type(problem))
             finally:
                 if connection is not None:
                     self._discarded(connection.discarded)
