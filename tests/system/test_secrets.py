@@ -160,13 +160,10 @@ def test_no_secret_is_anywhere_but_in_its_file(
         wait_for(lambda: b"rubbish" in aside.read_bytes(), "it is in quarantine")
         wait_for(lambda: up.text().count(": connected") == 2, "its own agent and collector know the password")
         # The broker dies, and comes back with other passwords.
-        broker.kill()
-        wait_for(lambda: "connection lost" in processes[1].text(), "the agent notices")
         passwords(tmp_path, hush, right=False)
+        broker.kill()
         broker.start()
-        other.kill()
-        other.start()
-        for command in (processes[1], other):
+        for command in processes[1:4]:
             wait_for(partial(lambda c: "mqtt.password_file" in c.text(), command), "it is refused")
         names = ("agent", "fanin-1", "fanin-2")
         checks = [start(f"check-{name}", "check", "-c", tmp_path / f"{name}.toml") for name in names]
