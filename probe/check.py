@@ -7,8 +7,10 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 from probe.check_host import host_findings
 from probe.clock import SystemClock
@@ -65,10 +67,27 @@ def _findings(file: Path, open_sink: OpenSink | None) -> Iterator[Finding]:
 
 
 def _exposed(settings: AgentSettings | CollectorSettings) -> Iterator[Finding]:
-    """Secrets that everybody may read. Keys of targets have findings of their own."""
+    """Secrets that everybody may read, here or on the way. Keys of targets have findings of their own."""
+    links = [("mqtt.url", settings.mqtt.url)]
+    if isinstance(settings, CollectorSettings):
+        links.append(("influx.url", settings.influx.url))
+    for key, url in links:
+        if url.startswith(("mqtt:", "http:")) and not _stays_here(url):
+            text = f"{url}: whoever is on the way can read and change what is sent, the password too"
+            yield Finding(
+                key, "warning", text, f"{url.partition(':')[0]}s://, with ca_file where it is your own CA"
+            )
     for key, problem, remedy in exposed_secrets(settings):
         if key != "target.key_file":
             yield Finding(key, "warning", problem, remedy)
+
+
+def _stays_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_collector(file: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from probe.check import check
+from probe.findings import Finding
 from probe.settings import exposed, load_agent, load_collector, warn_of_exposed
 
 AGENT = """
@@ -112,3 +113,26 @@ def test_check_tells_them_too(tmp_path: Path) -> None:
         f"chmod 600 {tmp_path}/token (640 where the service reads it by its group)",
     )
     assert "hidden" not in out.getvalue()
+
+
+def test_check_tells_what_crosses_the_network_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probe.check._broker", lambda *_: Finding("broker", "ok", ""))
+    file, text = tmp_path / "settings.toml", COLLECTOR.replace("password_file", "# password_file")
+
+    def told() -> dict[str, str]:
+        file.write_text(text.format(home=tmp_path))
+        out = io.StringIO()
+        check(file, True, out, None)
+        found = [json.loads(line) for line in out.getvalue().splitlines()]
+        return {one["part"]: one["remedy"] for one in found if one["part"].endswith(".url")}
+
+    assert told() == {}
+    text = text.replace("127.0.0.1:9", "broker.example:9")
+    assert told() == {
+        "mqtt.url": "mqtts://, with ca_file where it is your own CA",
+        "influx.url": "https://, with ca_file where it is your own CA",
+    }
+    text = text.replace("mqtt://", "mqtts://").replace("http://", "https://")
+    assert told() == {}
