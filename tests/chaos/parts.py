@@ -17,7 +17,7 @@ from tests.lab.netlab import Namespace
 from tests.system.commands import ROOT
 
 RESTART_S = 1.0
-_YOUNG_S = 10.0  # it may not have come to handling signals yet
+_YOUNG_S = 20.0  # it may not have come to handling signals yet
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,7 @@ def run(
     )
     tell("all faults are lifted; waiting until everything is in the database")
     lifted = time.monotonic()
-    late = _settle(site, lifted + deadline_s, progress)
+    late = _settle(site, site.cast.agents, lifted + deadline_s, progress)
     settled_s = time.monotonic() - lifted
     progress("stopping")
     problems = [*late, *_stop(site, deadline_s)]
@@ -85,8 +85,8 @@ def run(
 # -- the end ---------------------------------------------------------------------------------------------
 
 
-def _settle(site: Site, deadline: float, progress: Callable[[str], None]) -> list[str]:
-    """Wait until every agent's live batches arrive and none before them is missing; say which do not."""
+def _settle(site: Site, agents: Sequence[str], deadline: float, progress: Callable[[str], None]) -> list[str]:
+    """Wait until these agents' live batches arrive and none before them is missing; say which do not."""
     since_ns = time.time_ns()
     behind: dict[str, str] = {}
     while time.monotonic() < deadline:
@@ -96,7 +96,7 @@ def _settle(site: Site, deadline: float, progress: Callable[[str], None]) -> lis
         except (OSError, RuntimeError):
             behind = {"database": "does not answer"}
         else:
-            behind = {name: why for name in site.cast.agents if (why := _behind(name, rows, since_ns))}
+            behind = {name: why for name in agents if (why := _behind(name, rows, since_ns))}
             behind |= {name: "still sends" for name in site.cast.bystanders if site.parts[name].running()}
         if not behind:
             return []
@@ -123,14 +123,13 @@ def _stop(site: Site, deadline_s: float) -> list[str]:
     """SIGTERM to all; agents that could not empty their spools get another chance."""
     problems = []
     for _ in range(_ROUNDS):
-        _end(site, site.cast.agents, deadline_s)
+        problems = _end(site, site.cast.agents, deadline_s)
         full = [name for name in site.cast.agents if _waiting(site, name)]
         if not full:
             break
         for name in full:
             site.parts[name].start()
-        deadline = time.monotonic() + deadline_s
-        _settle(site, deadline, lambda text: None) if len(full) == len(site.cast.agents) else time.sleep(5)
+        _settle(site, full, time.monotonic() + deadline_s, lambda text: None)
     problems += _end(site, site.cast.collectors, deadline_s)
     site.parts["broker"].kill()
     site.wire.stop()

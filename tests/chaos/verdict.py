@@ -12,6 +12,7 @@ cannot be seen there, and does not matter. What would matter, and is looked for:
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,9 +23,12 @@ from tests.chaos.evidence import Evidence, Key, Span, key
 _SHOWN = 5
 # Counters that nothing which the script does may move, by measurement.
 _ALARMS = {
-    "agent": ("windows_dropped", "lines_dropped", "overrun", "foreign_packets"),
+    "agent": ("windows_dropped", "lines_dropped"),
     "collector": ("rejected", "quarantined"),
 }
+
+_STALL = re.compile(r"did not run the agent for (\d+ times, .* at most )?(\d+) ms")
+_SUMMED_UP_NS = 70_000_000_000  # an agent tells of several stalls together, at most once a minute
 
 
 @dataclass
@@ -197,6 +201,7 @@ def _windows(evidence: Evidence, verdict: Verdict) -> None:
     doubled: list[str] = []
     unexplained: list[str] = []
     dropped = {state.agent for state in evidence.spools if state.dropped}
+    stalls = _stalls(evidence)
     for tags, by_slot in slots.items():
         name = dict(tags)
         at = f"{name['agent']} {name['target']}"
@@ -206,7 +211,7 @@ def _windows(evidence: Evidence, verdict: Verdict) -> None:
         ]
         if name["agent"] in dropped:
             continue
-        spans = evidence.absent[name["agent"]]
+        spans = evidence.absent[name["agent"]] + stalls[name["agent"]]
         unexplained += [
             f"{at} {slot * length}"
             for slot in range(min(by_slot), max(by_slot) + 1)
@@ -215,6 +220,18 @@ def _windows(evidence: Evidence, verdict: Verdict) -> None:
     verdict.doubled, verdict.unexplained = len(doubled), len(unexplained)
     verdict.blame(len(doubled), "windows hold more probes than fit into them", doubled)
     verdict.blame(len(unexplained), "windows are missing while their agent was there", unexplained)
+
+
+def _stalls(evidence: Evidence) -> dict[str, list[Span]]:
+    """When agents were not run although nobody stopped them, by their own account: this machine is busy."""
+    stalls: dict[str, list[Span]] = defaultdict(list)
+    for (measurement, tags, time_ns), fields in evidence.stored.items():
+        if measurement == "event" and (said := _STALL.search(str(fields["text"]))):
+            worst_ns = int(said[2]) * 1_000_000
+            if worst_ns > evidence.window_ns // 2:
+                before = _SUMMED_UP_NS if said[1] else worst_ns + evidence.window_ns
+                stalls[dict(tags)["agent"]].append((time_ns - before, time_ns))
+    return stalls
 
 
 def _touches(begin: int, end: int, spans: list[Span]) -> bool:

@@ -304,6 +304,19 @@ def test_what_went_with_a_killed_agent_is_explained() -> None:
     assert judge(evidence).problems == []
 
 
+def test_what_a_busy_machine_did_is_explained_by_the_agent() -> None:
+    evidence = whole()
+    a_window_is_missing(evidence)
+    tags = frozenset({("agent", "agent-1"), ("kind", "host")})
+    when = START + 5 * SECOND + 200_000_000
+    text = "this host did not run the agent for 1210 ms: it was stopped; probes were skipped"
+    for said in (text, text.replace("1210 ms", "3 times, 1411 ms in all and at most 1210 ms")):
+        evidence.stored["event", tags, when] = {"text": said, "detail": "{}"}
+        assert judge(evidence).unexplained == 0
+    evidence.stored["event", tags, when] = {"text": text.replace("1210", "121"), "detail": "{}"}
+    assert judge(evidence).unexplained == 1
+
+
 def test_when_an_agent_is_absent() -> None:
     def done(kind: str, begin: int, end: int, *where: str) -> Done:
         fault = Fault(begin, end, kind, where or ("agent-1",))
