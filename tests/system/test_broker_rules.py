@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from probe.clock import SystemClock
 from probe.errors import MqttError, MqttRefused
-from probe.settings import MqttTable
+from probe.settings import MqttTable, UplinkTable
 from probe.telemetry.mqtt import Connection, connect
+from probe.telemetry.spool import Spool
+from probe.telemetry.uplink import Uplink
 from tests.system import servers
 from tests.system.certificates import Authority
 
@@ -246,6 +249,46 @@ def test_a_collector_cannot_speak_for_an_agent_or_hear_what_others_tell_agents(
     # The end is the agent's; there is one such topic among the forged ones.
     assert heard.count(end[1]) == 1
     assert set(heard) == {end[1]}
+
+
+def test_an_agent_cannot_throw_another_one_out(broker: servers.Server, tmp_path: Path) -> None:
+    """A broker ends the connection of whose client id comes again, whoever brings it."""
+
+    async def main() -> None:
+        mqtt = MqttTable(url=f"mqtt://127.0.0.1:{broker.port}")
+        uplink = Uplink(
+            agent="ld4-02",
+            mqtt=mqtt,
+            uplink=UplinkTable(),
+            spool=spool,
+            clock=SystemClock(),
+            password="ld4-02-secret",
+            version="0",
+            settings_sha256="",
+        )
+        sending = asyncio.create_task(uplink.run())
+        async with (
+            asyncio.timeout(20),
+            connect(mqtt, client_id="c", username="fanin-1", password="fanin-1-secret") as collector,
+        ):
+            await collector.subscribe("coloprobe/v1/+/status")
+            messages = collector.messages()
+            assert b'"online"' in (await anext(messages)).payload
+            for guess in ("ld4-02", "coloprobe-ld4-02"):
+                async with connect(
+                    mqtt, client_id=guess, username="ny4-01", password="ny4-01-secret"
+                ) as other:
+                    await other.publish(topic("ny4-01", STATUS), guess.encode())
+                assert (await anext(messages)).payload == guess.encode()  # and no last will
+        assert (uplink.state, uplink.reconnects) == ("online", 0)
+        sending.cancel()
+        await asyncio.wait({sending})
+
+    spool = Spool(tmp_path / "spool.sqlite3", 1 << 20)
+    try:
+        asyncio.run(main())
+    finally:
+        spool.close()
 
 
 def test_certificates_in_place_of_passwords(tmp_path: Path) -> None:

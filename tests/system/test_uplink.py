@@ -419,7 +419,7 @@ def test_will_says_offline_and_new_settings_are_announced(mosquitto: servers.Ser
                 await until(lambda: len(collector.statuses) == 2, "the new settings")
                 # Somebody connects under our id: the broker throws us out, without our goodbye.
                 async with mqtt.connect(
-                    table(mosquitto), client_id=f"coloprobe-{AGENT}", username="", password=None
+                    table(mosquitto), client_id=f"coloprobe-{AGENT}-{spool.id}", username="", password=None
                 ):
                     await until(lambda: len(collector.statuses) == 3, "the will")
                 await until(lambda: len(collector.statuses) >= 4, "online again")
