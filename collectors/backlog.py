@@ -9,6 +9,9 @@ Live batches, those of the last minutes, are written first, and where there is n
 dropped unacknowledged, the last that came first: their agents send them again. The old ones still get one
 write of six, or all that nothing live needs.
 
+A server may refuse a write for one member that it cannot read. Those are packed anew before anything else,
+and so is whatever that agent sends from then on.
+
 A rejected write is halved until the batch, and in it the lines, are known that the sink does not take. These
 halves and fresh groups take turns, one write each, and so do the suspects among themselves: a batch of a
 thousand bad lines costs its own agent time, not the others.
@@ -26,6 +29,7 @@ from probe.telemetry.topics import BatchId
 GROUP_BYTES = 4 << 20  # of text in one write: some 9,000 lines, where InfluxDB is near its best
 OVERHEAD_BYTES = 1024  # what a held batch costs beside its text
 GIVE_UP = 5  # failures of a write while at least as many others went through
+MOST_UNREADABLE = 10_000  # agents that are remembered for it
 _TURNS = ("live", "again", "live", "suspects", "live", "old")
 
 
@@ -54,6 +58,10 @@ class Held:
     def text(self) -> bytes:
         """Its lines."""
         return members.unpacked(self.body) if self.packed else self.body
+
+    def pack_anew(self) -> None:
+        """Replace the agent's gzip by ours."""
+        self.body = members.member(self.text())
 
 
 @dataclass
@@ -117,6 +125,7 @@ class Backlog:
         self._again: deque[Job] = deque()  # groups to be written once more
         self._suspects: deque[Suspect] = deque()
         self._fresh_bytes = 0  # of text, in the two above
+        self._unreadable: set[str] = set()  # agents whose gzip not everybody reads
         self._turn = 0
         self._successes = 0
 
@@ -135,6 +144,8 @@ class Backlog:
     def offer(self, held: Held) -> list[Held]:
         """Hold a batch. Returns what is dropped: others to make room for it, or itself."""
         agent = held.id.agent if held.id else ""
+        if held.packed and agent in self._unreadable:
+            held.pack_anew()
         dropped: list[Held] = []
         while not self._has_room(held, agent):
             share = self._by_agent[agent] + held.size > self._max // 2
@@ -191,6 +202,9 @@ class Backlog:
 
         A single line goes aside, with the reason.
         """
+        if job.packed and self._packed_anew(job.batches):
+            self._again.append(job)
+            return []
         if job.suspect is None and len(job.batches) > 1:
             middle = len(job.batches) // 2
             self._again.extend((Job(job.batches[:middle]), Job(job.batches[middle:])))
@@ -205,6 +219,15 @@ class Backlog:
         else:
             self._set_aside(job.suspect.held, job.lines[0], reason)
         return self._progress(job)
+
+    def _packed_anew(self, batches: list[Held]) -> bool:
+        """Whether there was one among them that had to be."""
+        found = [held for held in batches if held.packed and held.id and not members.is_strict(held.body)]
+        for held in found:
+            held.pack_anew()
+            if held.id and len(self._unreadable) < MOST_UNREADABLE:
+                self._unreadable.add(held.id.agent)
+        return bool(found)
 
     def put_back(self, job: Job) -> None:
         """It was not its fault: write it again, after the others."""

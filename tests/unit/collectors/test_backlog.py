@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from collectors import members
 from collectors.backlog import GIVE_UP, GROUP_BYTES, OVERHEAD_BYTES, Backlog, Held, Job
 from probe.telemetry.topics import BatchId
 
@@ -135,6 +136,35 @@ def test_a_packed_batch_is_split_into_its_lines() -> None:
             finished += backlog.written(job)
     assert sorted(written.splitlines()) == [b"good 1", b"good 2"]
     assert [entry.content for entry in finished[0].aside] == ["bad"]
+
+
+def test_a_member_that_not_everybody_reads_is_packed_anew_and_costs_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = gzip.compress(b"mine\n", 9, mtime=5)
+    monkeypatch.setattr(members, "is_strict", lambda body: body != odd)
+    backlog = Backlog(1 << 30)
+    plain = gzip.compress(b"good\n", mtime=0)
+    for agent, body in (("a", plain), ("evil", odd), ("b", plain)):
+        backlog.offer(Held(BatchId(agent, "9f2c41d0", 1), body, 1, packed=True, text_bytes=5))
+    job = take(backlog)
+    assert odd in job.body()
+    assert backlog.split(job, "no") == []
+    job = take(backlog)
+    assert odd not in job.body()
+    assert gzip.decompress(job.body()) == b"good\nmine\ngood\n"
+    assert len(backlog.written(job)) == 3
+    backlog.offer(Held(BatchId("evil", "9f2c41d0", 2), odd, 1, packed=True, text_bytes=5))
+    assert odd not in take(backlog).body()
+
+
+@pytest.mark.parametrize("damage", [slice(0, -1), slice(0, -9), slice(0, 5)])
+def test_strict_is_one_whole_member(damage: slice) -> None:
+    good = gzip.compress(b"line\n" * 100)
+    assert members.is_strict(good)
+    assert not members.is_strict(good[damage])
+    assert not members.is_strict(good + good)
+    assert not members.is_strict(good[:-8] + b"\0" * 8)
 
 
 def test_it_knows_what_it_holds_until_that_is_finished() -> None:
