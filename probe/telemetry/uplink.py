@@ -141,8 +141,8 @@ class Uplink:
         async with connect(
             self._mqtt,
             # Always the same: the broker ends what is left of the last connection, and its will comes first.
-            # A broker ends the connection of whose client id comes again, whoever brings it: with one that can
-            # be guessed, any other agent could throw this one out. The spool's is random, and stays.
+            # It does so whoever brings the id: with one that can be guessed, any other agent could throw this
+            # one out. The spool's is random.
             client_id=f"coloprobe-{self._agent}-{self._spool_id}",
             username=self._mqtt.username or self._agent,
             password=self._password,
