@@ -55,6 +55,18 @@ def test_what_waits_for_a_broker_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     assert acks.take() == ("a", b'{"aaaaaaaa":[[9,9]]}')
 
 
+def test_a_hint_is_an_acknowledgement_of_nothing_and_any_other_replaces_it() -> None:
+    acks = Acks()
+    acks.add(BatchId("b", "cccccccc", 1))
+    for agent in ("a", "b", "c"):
+        acks.hint(agent)
+    acks.add(BatchId("c", "dddddddd", 2))
+    told = {}
+    while (one := acks.take()) is not None:
+        told[one[0]] = json.loads(one[1])
+    assert told == {"a": {}, "b": {"cccccccc": [[1, 1]]}, "c": {"dddddddd": [[2, 2]]}}
+
+
 def test_a_group_shares_the_batches() -> None:
     assert lines_filter("") == "coloprobe/v1/+/lines/#"
     assert lines_filter("collectors") == "$share/collectors/coloprobe/v1/+/lines/#"
