@@ -70,6 +70,8 @@ class Driver:
             part.freeze()
         elif fault.kind == "end":
             part.end()
+        elif fault.kind == "reload":
+            part.reload()
         else:
             part.kill()
         if fault.kind == "wipe":
@@ -84,6 +86,6 @@ class Driver:
             site.disks[first].empty()
         elif fault.kind == "freeze":
             site.parts[first].thaw()
-        else:
+        elif fault.kind != "reload":
             site.parts[first].start()
         self.done.append(Done(fault, self._began.pop(fault), time.time_ns()))

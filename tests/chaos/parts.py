@@ -70,6 +70,11 @@ class Part:
             self._ending = True
             self.signal(signal.SIGTERM)
 
+    def reload(self) -> None:
+        """SIGHUP."""
+        if self.running():
+            self.signal(signal.SIGHUP)
+
     def freeze(self) -> None:
         if self.running():
             self.frozen = True
@@ -84,13 +89,13 @@ class Part:
         """See whether it ended, and start it where it is wanted: to be called every now and then."""
         if self._process is not None and (status := self._process.poll()) is not None:
             self._process = None
+            young = time.monotonic() - self._started < _YOUNG_S
             if self._ending:
-                young = time.monotonic() - self._started < _YOUNG_S
                 self.goodbyes.append(0 if young and status == -signal.SIGTERM else status)
             elif self.wanted and self.once:
                 self.wanted = False
                 self.goodbyes.append(status)
-            elif self.wanted:
+            elif self.wanted and not (young and status == -signal.SIGHUP):
                 self.deaths.append(Death(self.name, time.monotonic(), status, self.text()[-1500:]))
                 self._not_before = time.monotonic() + RESTART_S
             self._ending = False

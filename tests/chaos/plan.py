@@ -3,7 +3,8 @@
     kill      SIGKILL, started again at the end     drop      a link is cut: packets vanish
     end       SIGTERM, started again at the end     half      ... in one direction: answers vanish
     freeze    SIGSTOP, SIGCONT at the end           reject    ... the sender gets an ICMP error
-    fill      no room on an agent's disk            reset     ... the sender gets a TCP RST
+    reload    SIGHUP: settings are read again       reset     ... the sender gets a TCP RST
+    fill      no room on an agent's disk
     wipe      the broker is killed, and its persistence deleted before it is started again
 
 Faults of different parts may overlap, faults of one part or one link do not. They are dealt from a shuffled
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 PROCESS = ("kill", "end", "freeze")
 CUTS = ("drop", "half", "reject", "reset")
-KINDS = (*PROCESS, "wipe", *CUTS, "fill")
+KINDS = (*PROCESS, "reload", "wipe", *CUTS, "fill")
 
 _BREATH_S = 0.3  # between two faults of one part
 _SHORTEST_S = 0.2
@@ -102,6 +103,7 @@ def _deal(chance: random.Random, cast: Cast) -> Iterator[tuple[str, tuple[str, .
                 (kind, (chance.choice(group),))
                 for group in (cast.agents, cast.agents, cast.collectors, (cast.broker,), (cast.database,))
             ]
+        deck += [("reload", (chance.choice(group),)) for group in (cast.agents, cast.collectors)]
         deck += [("freeze", (name,)) for name in cast.bystanders]
         deck.append(("wipe", (cast.broker,)))
         everybody = (*cast.agents, *cast.collectors, cast.broker, cast.database)

@@ -28,7 +28,7 @@ _ALARMS = {
 }
 
 _STALL = re.compile(r"did not run the agent for (\d+ times, .* at most )?(\d+) ms")
-_SUMMED_UP_NS = 70_000_000_000  # an agent tells of several stalls together, at most once a minute
+_SUMMED_UP_NS = 15_000_000_000  # an agent tells of several stalls together, at most every 10 s
 
 
 @dataclass

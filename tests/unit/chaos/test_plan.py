@@ -36,7 +36,7 @@ def test_all_is_over_in_time_and_nothing_has_two_faults_at_once(seed: int) -> No
 
 @pytest.mark.parametrize("seed", range(5))
 def test_everybody_meets_everything_that_can_befall_them(seed: int) -> None:
-    """Some five decks of 25 cards each."""
+    """Some five decks of 28 cards each."""
     plan = draw(seed, 300, CAST)
     kinds = Counter(fault.kind for fault in plan.faults)
     assert {*kinds} == {*KINDS}
@@ -45,6 +45,8 @@ def test_everybody_meets_everything_that_can_befall_them(seed: int) -> None:
     assert met == {
         *((kind, group) for kind in ("kill", "end", "freeze") for group in groups),
         ("freeze", "fleet"),
+        ("reload", "agent"),
+        ("reload", "collector"),
         ("wipe", "broker"),
         ("fill", "agent"),
     }
