@@ -43,7 +43,6 @@ class Part:
     frozen: bool = False
     deaths: list[Death] = field(default_factory=list)
     goodbyes: list[int] = field(default_factory=list)  # exit statuses after SIGTERM
-    starts: int = 0
     _process: subprocess.Popen[str] | None = None
     _ending: bool = False
     _started: float = 0.0
@@ -100,7 +99,6 @@ class Part:
                 self._not_before = time.monotonic() + RESTART_S
             self._ending = False
         if self.wanted and self._process is None and time.monotonic() >= self._not_before:
-            self.starts += 1
             self._started = time.monotonic()
             with self.log.open("ab") as log:
                 self._process = self.namespace.popen(
