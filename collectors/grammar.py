@@ -76,7 +76,7 @@ class Grammar:
         field = "|".join(f"(?:{'|'.join(names[kind])})={_VALUES[kind]}" for kind in _VALUES if names[kind])
         line = (
             rf"(?:{'|'.join(sorted(measurements))}),agent=[a-z0-9-]+(?:,{_any_but('agent')}={_NAME})* "
-            rf"(?:{field})(?:,(?:{field}))* {time}\n"
+            rf"(?:(?:{field}),)*(?:{field}) {time}\n"
         )
         options = re2.Options()
         options.encoding = re2.Options.Encoding.LATIN1  # bytes; that they are UTF-8 is seen to elsewhere
