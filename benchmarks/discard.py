@@ -33,13 +33,15 @@ _REASONS = {200: "OK", 204: "No Content", 400: "Bad Request", 404: "Not Found"}
 
 @dataclass
 class Tally:
-    """What came: `body_bytes` as sent, `lines` and `text_bytes` of what was unpacked only."""
+    """What came: `body_bytes` as sent; `lines`, `own_lines` (collectors' about themselves, among the others)
+    and `text_bytes` of what was unpacked only."""
 
     requests: int = 0
     writes: int = 0
     body_bytes: int = 0
     largest: int = 0
     lines: int = 0
+    own_lines: int = 0
     text_bytes: int = 0
     refused: int = 0
     connections: int = 0
@@ -129,9 +131,9 @@ class _Talk(socketserver.BaseRequestHandler):
         except zlib.error as problem:
             self.server.note(refused=1)
             return 400, json.dumps({"error": str(problem)}).encode()
-        self.server.note(
-            lines=text.count(b"\n") + (not text.endswith(b"\n") and bool(text)), text_bytes=len(text)
-        )
+        lines = sum(map(bool, text.split(b"\n")))  # empty ones are none
+        own = text.count(b"\ncollector,") + text.startswith(b"collector,")
+        self.server.note(lines=lines, own_lines=own, text_bytes=len(text))
         return 204, b""
 
     def _skip(self, length: int) -> None:

@@ -36,7 +36,6 @@ from benchmarks.report import Bar
 from tests.system.servers import Influx
 
 LEAST = 0.9  # of what straight writing reaches
-CONNECTIONS = (1, 2, 4)
 BODY_BYTES = 1 << 20  # of text, where the collector has not shown yet how much it puts into one
 
 Form = Literal["plain", "gzip", "members"]
@@ -90,22 +89,23 @@ def database(setup: Setup) -> None:
     looked = _fan_in(scratch, first, some, size.in_flight)
     body = looked.body_bytes or BODY_BYTES
     tries: dict[tuple[Form, int], Arm] = {}
-    for form, connections in itertools.product(FORMS, CONNECTIONS):
+    for form, connections in itertools.product(FORMS, size.connections):
         report.progress(f"  [c] straight, {form}, {connections}")
         with bodies(scratch, some, form, body) as file:
             tries[form, connections] = _straight(scratch, first, file, form, connections)
     form, connections = max(tries, key=lambda way: tries[way].per_s)
-    rows = [(f"{name}", [f"{tries[name, n].per_s:,.0f}" for n in CONNECTIONS]) for name in FORMS]
+    rows = [(f"{name}", [f"{tries[name, n].per_s:,.0f}" for n in size.connections]) for name in FORMS]
     report.say(
         f"  straight from a file, {some.lines:,} lines, bodies of {body / 1e3:,.0f} kB of text: lines/s"
     )
-    report.table(("form", *(f"{n} conn." for n in CONNECTIONS)), rows)
-    straight, through = [], []
-    with bodies(scratch, pool, form, body) as file:
-        for n in range(size.arms):
-            report.progress(f"  [c] round {n + 1} of {size.arms}")
+    report.table(("form", *(f"{n} conn." for n in size.connections)), rows)
+    straight: list[Arm] = []
+    through: list[Arm] = []
+    for n in range(size.arms):
+        report.progress(f"  [c] round {n + 1} of {size.arms}")
+        through.append(_fan_in(scratch, first, pool, size.in_flight))
+        with bodies(scratch, pool, form, through[-1].body_bytes) as file:
             straight.append(_straight(scratch, first, file, form, connections))
-            through.append(_fan_in(scratch, first, pool, size.in_flight))
     ratios = [a.per_s / b.per_s for a, b in zip(through, straight, strict=True)]
     rows = [
         (way, [

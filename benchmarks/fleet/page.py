@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fleet.rate import TICK_S
 from benchmarks.fleet.setup import quantile
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
@@ -39,8 +40,8 @@ def section(data: _Figures) -> str:
         "",
         f"`make fleet` on {machine['cores']} cores ({machine['processor']}, "
         f"{machine['memory_bytes'] / 1e9:.0f} GB, kernel {machine['kernel']}, Python {machine['python']}), "
-        f"{machine['date']}: everything, the simulated {data['agents']:,} agents and the database included, on "
-        "this one machine. A line has all fields of an ICMP target.",
+        f"{machine['date']}: everything, the simulated {data['agents']:,} agents and the database included, "
+        "on this one machine. A line has all fields of an ICMP target.",
         "",
     ]
     for name, part in (("rate", _rate), ("share", _share), ("database", _database), ("delay", _delay)):
@@ -55,7 +56,7 @@ def _rate(data: _Figures) -> Iterator[str]:
     yield "| agents | lines per second of processor time | µs a line | smallest and largest run |"
     yield "| --- | --- | --- | --- |"
     for agents, slots in data["rate"].items():
-        values = [slot["lines"] / slot["cpu_s"] for slot in slots]
+        values = [slot["lines"] / max(slot["cpu_s"], TICK_S) for slot in slots]
         yield (
             f"| {int(agents):,} | {statistics.median(values):,.0f} | {1e6 / statistics.median(values):.2f} | "
             f"{min(values):,.0f} to {max(values):,.0f} |"
@@ -96,13 +97,13 @@ def _delay(data: _Figures) -> Iterator[str]:
 def _sizing(data: _Figures) -> Iterator[str]:
     """What sizes need, from the figures of the largest measured fleet."""
     slots = list(data["rate"].values())[-1]
-    per_core = statistics.median(slot["lines"] / slot["cpu_s"] for slot in slots)
+    per_core = statistics.median(slot["lines"] / max(slot["cpu_s"], TICK_S) for slot in slots)
     batch = data["batch"]
     per_database = None
     if "database" in data:
         # Of one core: both arms leave it nothing else to do.
         arms = data["database"]["through"] + data["database"]["straight"]
-        per_database = 1 / statistics.median(arm["influx_cpu_s"] / arm["lines"] for arm in arms)
+        per_database = 1 / statistics.median(max(arm["influx_cpu_s"], TICK_S) / arm["lines"] for arm in arms)
     yield f"What this means for other fleets, with collectors and database at {LOAD:.0%} of their cores:"
     yield ""
     yield "| agents x targets | lines/s | collectors | MB/s into the broker and out | InfluxDB 1.6 cores |"

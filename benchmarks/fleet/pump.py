@@ -2,7 +2,7 @@
 
 A fleet of real uplinks (`player`) costs about a millisecond a batch, which is more than the collector that is
 to be measured. This one knows four packets of MQTT 3.1.1 and nothing else: CONNECT, SUBSCRIBE, PUBLISH with
-QoS 1 and the PUBACKs, which it counts. To the collector it is the same: it sees what the broker deals it.
+QoS 1, and that of QoS 0 which comes back. To the collector it is the same: it sees what the broker deals it.
 
 Each agent has a connection of its own, or all share a few. One more hears every agent's acknowledgements.
 """
@@ -26,7 +26,7 @@ from probe.clock import SECOND
 _ACKS = b"coloprobe/v1/+/ack"
 _FEW = 8  # connections, where agents share them
 _CONNECT, _CONNACK, _PUBLISH, _PUBACK, _SUBSCRIBE, _SUBACK, _PING = 0x10, 0x20, 0x30, 0x40, 0x82, 0x90, 0xC0
-_KEEPALIVE_S = 600
+_KEEPALIVE_S = 0xFFFF
 
 _decode = msgspec.json.Decoder(dict[str, list[tuple[int, int]]]).decode
 
@@ -156,9 +156,9 @@ class Pump:
                 seconds = min(seconds, 0.001)
         for key, _ in self._selector.select(seconds):
             link = key.data
-            link.receive()
+            got = link.receive()
             if link is self._ears:
-                for topic, payload in link.messages():
+                for topic, payload in link.messages(got):
                     self._heed(topic, payload)
 
     def _heed(self, topic: bytes, payload: bytes) -> None:
@@ -212,17 +212,17 @@ class _Link:
                 return
             self.unsent.popleft()
 
-    def receive(self) -> None:
-        """Read what is there; PUBACKs of a connection that only publishes are not looked at."""
+    def receive(self) -> bytes:
+        """Read what is there. PUBACKs are not looked at: what counts is a collector's word."""
         got = self.socket.recv(1 << 18)
         if not got:
             raise BenchmarkError("the broker closed a connection")
-        self._got += got
+        return got
 
-    def messages(self) -> list[tuple[bytes, bytes]]:
-        """Topic and payload of each PUBLISH (QoS 0) that has come whole."""
+    def messages(self, more: bytes) -> list[tuple[bytes, bytes]]:
+        """Topic and payload of each PUBLISH (QoS 0) that has come whole with `more`."""
         found = []
-        got, at = self._got, 0
+        got, at = self._got + more, 0
         while (end := _end(got, at)) is not None:
             start, stop = end
             if got[at] & 0xF0 == _PUBLISH:

@@ -15,23 +15,27 @@ class Size:
 
     rounds, slot_s, pool: of [a]: how often each size, for how long, with how many different batches;
     in_flight: on their way at a time, fewer than a collector takes before it lets some go.
-    share_s: of [b]. arms, arm_lines, try_lines: of [c]: rounds, lines of one, lines of one that only looks
-    for the fastest way. windows, window_s: of [d] with the whole fleet; short_windows: with a tenth of it and
-    windows of a second. every_ms: between two queries.
+    warm_s: before either. share_s: of [b]. arms, arm_lines, try_lines: of [c]: rounds, lines of one, lines of
+    one that only looks for the fastest way; connections: that are tried. windows, window_s: of [d] with the
+    whole fleet; short_windows: with a tenth of it and windows of a second; every_ms: between two queries;
+    quiet_s: how long queries alone are looked at.
     """
 
     rounds: int = 5
-    slot_s: float = 5.0
+    slot_s: float = 4.0
+    warm_s: float = 1.0
     pool: int = 2000
     in_flight: int = 192
     share_s: float = 8.0
     arms: int = 3
-    arm_lines: int = 800_000
-    try_lines: int = 200_000
+    arm_lines: int = 400_000
+    try_lines: int = 100_000
+    connections: tuple[int, ...] = (1, 2, 4)
     windows: int = 6
     window_s: float = 10.0
     short_windows: int = 30
     every_ms: int = 50
+    quiet_s: float = 3.0
 
 
 FULL = Size()
