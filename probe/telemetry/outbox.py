@@ -13,6 +13,8 @@
 - Where nothing at all is acknowledged for `ack_timeout`, one batch at a time goes out, a new one and an old
   one in turn, with doubling pauses up to a minute; a hint that acknowledgements are coming again ends the
   pause. The first acknowledgement opens the room again.
+- Batches that were on their way to the broker when the connection was lost, three times in a row, may be why:
+  a broker hangs up on what is too large for it. Each of them goes alone, when nothing else is left to do.
 
 The backlog's numbers are read from the spool page by page (`wanted`, `supply`), so that a million of them
 costs no memory. Times are monotonic ns. Nothing here blocks, and nobody but the caller touches it.
@@ -31,6 +33,7 @@ PAGE = 256  # numbers of the backlog that are known at a time
 FIRST_PAUSE_NS = 1 * SECOND
 LAST_PAUSE_NS = 60 * SECOND
 ATTEMPTS = 3  # in a row, before a batch waits for its next turn
+FATAL = 3  # connections in a row that end with a batch on its way, before it goes alone
 FIRST_ROOM = 4  # on a new connection: batches on their way at a time
 
 
@@ -60,6 +63,9 @@ class Outbox:
         self._turn_live = True
         self._silent_since: int | None = None  # the broker has had a batch since then and nothing came back
         self._expiry: int | None = None  # no flight times out before this
+        self._ended_with: dict[int, int] = {}  # on their way when a connection ended; how many in a row
+        self._alone: dict[int, None] = {}  # those that it has happened to too often, the next one first
+        self._alone_at = 0  # when one of them may go
         self._pause: int | None = None  # not None: acknowledgements have stopped
         self._resume = 0  # when the next single batch may go
         self._tried = 0  # when the last one went
@@ -84,13 +90,18 @@ class Outbox:
         """The spool has given numbers up to `last`."""
         self.last = max(self.last, last)
 
-    def restart(self, now: int) -> None:
-        """A connection begins: whatever was in flight is due again, the newest batch first."""
+    def restart(self, now: int) -> list[int]:
+        """A connection begins: whatever was in flight is due again, the newest batch first.
+
+        Returns the batches that from now on go alone, because connections end with them.
+        """
         newest = [number for number, flight in self._flights.items() if flight.live]
+        suspects = self._suspect()
         self._give_up_all()
         self._rewind(min(newest, default=self._live))
         self._room.begin(FIRST_ROOM)
         self._resume = now
+        return suspects
 
     def hinted(self, now: int) -> None:
         """Acknowledgements are said to be coming again: try it, with the newest batch, once a second."""
@@ -116,7 +127,7 @@ class Outbox:
             if number >= self._live:
                 break
             self._cursor = number + 1
-            if number not in self._flights:
+            if number not in self._flights and number not in self._alone:
                 self._ahead.append(number)
         else:
             if numbers:
@@ -129,14 +140,17 @@ class Outbox:
             self._expire(now)
         if self.narrow:
             return self._take_single(now)
-        return self._choose()
+        number = self._choose()
+        return self._take_alone(now) if number is None else number
 
     def due(self) -> int | None:
         """When to call `take` again although nothing else has happened; None: only then."""
         if self.narrow:
             waiting = self._flights or self._ahead or self._live <= self.last
             return self._resume if waiting else None
-        return min((time for time in (self._expiry, self._deadline()) if time is not None), default=None)
+        alone = self._alone_at if self._alone and not self._flights else None
+        times = (self._expiry, self._deadline(), alone)
+        return min((time for time in times if time is not None), default=None)
 
     def delivered(self, number: int, now: int) -> None:
         """The broker has it: the time for its acknowledgement runs."""
@@ -144,6 +158,8 @@ class Outbox:
         if flight is None:
             return
         flight.since = now
+        self._ended_with.pop(number, None)
+        self._alone.pop(number, None)
         if self._silent_since is None:
             self._silent_since = now
         expiry = now + self._patience(flight)
@@ -151,6 +167,7 @@ class Outbox:
 
     def missing(self, number: int) -> None:
         """The spool does not have it any more."""
+        self._alone.pop(number, None)
         self._retry.pop(number, None)
         if self._flights.pop(number, None) and self.narrow:
             self._resume = 0  # that was no attempt
@@ -174,6 +191,8 @@ class Outbox:
 
     def _choose(self) -> int | None:
         """A new batch or one of the backlog, in turn where there are both."""
+        while self._live in self._alone:
+            self._live += 1
         live = self._live <= self.last and self._may_fly(live=True)
         backlog = bool(self._retry or self._ahead) and self._may_fly(live=False)
         if live and (self._turn_live or not backlog):
@@ -197,6 +216,27 @@ class Outbox:
             return None
         self._flights[number] = _Flight(live)
         return number
+
+    def _take_alone(self, now: int) -> int | None:
+        """One that connections end with, once a minute and when there is nothing else to do."""
+        busy = self._flights or self._ahead or self._cursor < self._live
+        if not self._alone or busy or now < self._alone_at:
+            return None
+        self._alone_at = now + LAST_PAUSE_NS
+        number = next(iter(self._alone))
+        self._alone[number] = self._alone.pop(number)  # the others have their turn before it comes again
+        self._flights[number] = _Flight(live=False)
+        return number
+
+    def _suspect(self) -> list[int]:
+        """A connection has ended: who was on the way to the broker? Returns who goes alone from now on."""
+        unfinished = [
+            n for n, flight in self._flights.items() if flight.since is None and n not in self._retry
+        ]
+        self._ended_with = {number: self._ended_with.get(number, 0) + 1 for number in unfinished}
+        found = [n for n, times in self._ended_with.items() if times >= FATAL and n not in self._alone]
+        self._alone.update(dict.fromkeys(found))
+        return found
 
     def _may_fly(self, *, live: bool) -> bool:
         """Whether one more may be on its way; the backlog leaves a quarter, and at least one, to new ones."""

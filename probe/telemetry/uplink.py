@@ -153,7 +153,7 @@ class Uplink:
                     await connection.subscribe(topics.ack(self._agent))
                 await self._announce(connection)
                 self._welcome()
-                self._outbox.restart(self._clock.mono())
+                self._tell_suspects(self._outbox.restart(self._clock.mono()))
                 await self._converse(connection)
             except asyncio.CancelledError:
                 offline = self._status("offline", self._clock.wall())
@@ -310,6 +310,15 @@ class Uplink:
         self._complained.add(type(problem))
         level = logging.ERROR if isinstance(problem, (MqttRefused, SpoolError)) else logging.WARNING
         _log.log(level, "%s (batches wait in the spool; trying again)", problem)
+
+    def _tell_suspects(self, numbers: list[int]) -> None:
+        if numbers:
+            _log.warning(
+                "%s: the connection was lost again and again with batches %s on their way; each of them goes "
+                "alone from now on, after all others. Does the broker take messages of 256 KiB?",
+                self._mqtt.url,
+                ", ".join(map(str, numbers)),
+            )
 
     def _tell_silence(self, now: int) -> None:
         if not self._outbox.narrow:

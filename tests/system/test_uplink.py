@@ -284,6 +284,30 @@ def test_hint_ends_a_long_pause_and_the_newest_batch_is_the_first(
     run(main())
 
 
+def test_a_batch_that_the_broker_hangs_up_on_does_not_hold_up_the_others(
+    tmp_path: Path, spool: Spool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "delay_s", lambda self: 0.02)
+
+    async def main(server: servers.Server) -> None:
+        collector = Collector(table(server))
+        fill(spool, 9)
+        spool.append(lambda number: b"x" * 5000)
+        fill(spool, 50)
+        async with running(collector):
+            await collector.connected.wait()
+            async with running(uplink_of(spool, table(server))):
+                await until(lambda: spool.depth <= FIRST_ROOM, "all go but it and those beside it")
+                await asyncio.to_thread(fill, spool, 1)
+                await until(lambda: 61 in collector.acked, "a new one goes, too")
+        assert 10 in spool.numbers(0, 100)
+        assert 10 not in collector.got
+
+    with servers.mosquitto(tmp_path, extra_conf="max_packet_size 2000") as server:
+        run(main(server))
+    assert "each of them goes alone from now on, after all others" in caplog.text
+
+
 def test_next_run_goes_on_where_the_last_one_was_cut_off(mosquitto: servers.Server, tmp_path: Path) -> None:
     async def main() -> None:
         collector = Collector(table(mosquitto), deaf=lambda number: number > 20 and number % 2 == 0)

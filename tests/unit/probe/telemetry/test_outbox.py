@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -316,6 +317,47 @@ def test_a_million_waiting_batches_cost_a_page_of_memory() -> None:
     assert acked > 4900
 
 
+def test_batches_that_connections_end_with_go_alone_after_all_others() -> None:
+    """A broker that hangs up on what is too large for it would never get anything behind that."""
+    world = World(waiting=40)
+    poison = {2, 30}
+
+    def connection() -> list[int]:
+        """One, until it ends; what came through."""
+        suspects.extend(world.outbox.restart(world.now))
+        came: list[int] = []
+        while True:
+            burst: list[int] = []  # is on its way before the broker reads the first of it
+            while (number := world.outbox.take(world.now)) is not None:
+                burst.append(number)
+            if not burst:
+                if (after := world.outbox.wanted()) is not None:
+                    world.outbox.supply(after, sorted(n for n in world.spool if n > after)[:PAGE])
+                elif not world.until_due() or world.now - begin > 3600 * SECOND:
+                    return came
+            for number in burst:
+                if number in poison:
+                    tries.append((world.now - begin) // SECOND)
+                    return came
+                world.outbox.delivered(number, world.now)
+                world.ack(number)
+                came.append(number)
+
+    begin, suspects, tries = world.now, list[int](), list[int]()
+    came = [connection() for _ in range(30)]
+    assert world.spool == poison
+    assert set(suspects) > poison
+    assert len(suspects) <= 2 * FIRST_ROOM
+    assert 1 in came[0]
+    # Once nothing else is left they are tried once a minute, in turn.
+    assert len(tries) > 20
+    assert all(later - earlier >= 60 for earlier, later in pairwise(tries[10:]))
+    assert world.outbox.take(world.now) is None
+    world.append()
+    world.outbox.restart(world.now)
+    assert world.take() == 41
+
+
 STEP = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 40)),
     st.tuples(st.just("take"), st.integers(1, 20)),
@@ -324,6 +366,7 @@ STEP = st.one_of(
     st.tuples(st.just("old ack"), st.integers(0, 1 << 30)),
     st.tuples(st.just("wait"), st.integers(1, 100)),
     st.tuples(st.just("reconnect"), st.just(0)),
+    st.tuples(st.just("torn"), st.integers(1, 5)),
     st.tuples(st.just("agent restarts"), st.just(0)),
     st.tuples(st.just("limit drops"), st.integers(1, 30)),
 )
@@ -359,6 +402,10 @@ def test_any_interleaving_ends_with_everything_delivered(
         elif kind == "wait":
             world.later(amount)
         elif kind == "reconnect":
+            world.outbox.restart(world.now)
+        elif kind == "torn":  # the connection ends with some on their way to the broker
+            for _ in range(amount):
+                world.outbox.take(world.now)
             world.outbox.restart(world.now)
         elif kind == "agent restarts":
             world.boot()
