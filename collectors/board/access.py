@@ -161,7 +161,7 @@ class Access:
         account = self._account(client)
         since, count = self._failures.get(account, (now, 0))
         if not count:
-            log.warning("a wrong token from %s (told once)", client)
+            log.warning("a wrong token from %s (told once)", client[:64])
         elif now - since >= MINUTE:
             since, count = now, 0
         self._failures[account] = since, count + 1
