@@ -28,8 +28,8 @@ KNOWN = {
         "StateDirectory StateDirectoryMode UMask AmbientCapabilities CapabilityBoundingSet NoNewPrivileges "
         "ProtectSystem ProtectHome PrivateTmp PrivateDevices PrivateUsers ProtectClock ProtectControlGroups "
         "ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectProc "
-        "LockPersonality MemoryDenyWriteExecute RemoveIPC RestrictNamespaces RestrictRealtime RestrictSUIDSGID "
-        "RestrictAddressFamilies SystemCallArchitectures SystemCallErrorNumber SystemCallFilter"
+        "LockPersonality MemoryDenyWriteExecute RemoveIPC RestrictNamespaces RestrictRealtime "
+        "RestrictSUIDSGID RestrictAddressFamilies SystemCallArchitectures SystemCallErrorNumber SystemCallFilter"
     ),
     "Install": "WantedBy",
 }
