@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.chaos.plan import CUTS, Fault, Plan
+from tests.chaos.plan import CUTS, FULL, Fault, Plan
 from tests.chaos.site import Site
 
 _LOOK_S = 0.1
@@ -41,6 +41,8 @@ class Driver:
         for at, begins, fault in [*due, (plan.duration_s, 0, None)]:
             while (left := start + at - time.monotonic()) > 0:
                 self.site.look()
+                for flood in (fault for fault in self._began if fault.kind == "flood"):
+                    self.site.disks[flood.where[0]].fill()
                 progress(time.monotonic() - start)
                 time.sleep(min(left, _LOOK_S))
             if fault is None:
@@ -60,7 +62,7 @@ class Driver:
         if fault.kind in CUTS:
             site.cut(fault.kind, first, rest[0])
             return note
-        if fault.kind == "fill":
+        if fault.kind in FULL:
             site.disks[first].fill()
             return note
         part = site.parts[first]
@@ -82,7 +84,7 @@ class Driver:
         site, (first, *rest) = self.site, fault.where
         if fault.kind in CUTS:
             site.join(first, rest[0])
-        elif fault.kind == "fill":
+        elif fault.kind in FULL:
             site.disks[first].empty()
         elif fault.kind == "freeze":
             site.parts[first].thaw()

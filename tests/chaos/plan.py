@@ -4,7 +4,7 @@
     end       SIGTERM, started again at the end     half      ... in one direction: answers vanish
     freeze    SIGSTOP, SIGCONT at the end           reject    ... the sender gets an ICMP error
     reload    SIGHUP: settings are read again       reset     ... the sender gets a TCP RST
-    fill      no room on an agent's disk
+    fill      no room on an agent's disk once       flood     ... and what it frees is taken at once
     wipe      the broker is killed, and its persistence deleted before it is started again
 
 Faults of different parts may overlap, faults of one part or one link do not. They are dealt from a shuffled
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 PROCESS = ("kill", "end", "freeze")
 CUTS = ("drop", "half", "reject", "reset")
-KINDS = (*PROCESS, "reload", "wipe", *CUTS, "fill")
+FULL = ("fill", "flood")
+KINDS = (*PROCESS, "reload", "wipe", *CUTS, *FULL)
 
 _BREATH_S = 0.3  # between two faults of one part
 _SHORTEST_S = 0.2
@@ -108,7 +109,7 @@ def _deal(chance: random.Random, cast: Cast) -> Iterator[tuple[str, tuple[str, .
         deck.append(("wipe", (cast.broker,)))
         everybody = (*cast.agents, *cast.collectors, cast.broker, cast.database)
         deck.append(("blackout", chance.choice((everybody, everybody[len(cast.agents) :], cast.collectors))))
-        deck += [("fill", (name, "disk")) for name in cast.cramped]
+        deck += [(kind, (name, "disk")) for kind in FULL for name in cast.cramped]
         links = (
             (chance.choice(senders), cast.broker),
             (chance.choice(cast.agents), cast.broker),

@@ -20,7 +20,8 @@ from tests.chaos.evidence import (
     spool_state,
     stored_points,
 )
-from tests.chaos.plan import Plan
+from tests.chaos.parts import Part
+from tests.chaos.plan import FULL, Plan
 from tests.chaos.site import INTERVAL_NS, WINDOW_NS, Site
 from tests.chaos.verdict import Verdict, judge
 
@@ -28,6 +29,7 @@ SECOND = 1_000_000_000
 _MEASUREMENTS = ("agent", "probe", "probe_histogram", "event", "collector")
 _BEFORE_KILL_NS = 5 * SECOND  # what had not been spooled yet: an open window, and how long it takes to close
 _STARTING_NS = 15 * SECOND  # of a Python process on a busy machine
+_RECOVERING_NS = 5 * SECOND  # until an agent has noticed that its disk has room again
 _ROUNDS = 4
 
 
@@ -179,35 +181,59 @@ def _evidence(site: Site, done: list[Done]) -> Evidence:
         bad_goodbyes={
             part.name: part.goodbyes
             for part in parts
-            if part.name in (*agents, *collectors, *site.cast.bystanders) and any(part.goodbyes)
+            if part.name in (*agents, *collectors, *site.cast.bystanders)
+            and sum(map(bool, part.goodbyes)) > _confessed(part)
         },
         seen=site.probes_seen(),
-        killed={one.fault.where[0] for one in done if one.fault.kind == "kill"} & set(agents),
+        killed=_killed(agents, done),
         absent={name: absences(name, done) for name in agents},
         window_ns=WINDOW_NS,
         interval_ns=INTERVAL_NS,
     )
 
 
+def _confessed(part: Part) -> int:
+    """How often it said that it had to end with lines for which its disk had no room."""
+    return part.text().count("bytes of lines are lost: ")
+
+
 def absences(agent: str, done: list[Done]) -> list[Span]:
     """When windows of this agent may be missing, by the faults it had."""
     spans: list[Span] = []
-    fills = [one for one in done if one.fault.kind == "fill" and one.fault.where[0] == agent]
     for one in done:
-        if one.fault.where != (agent,):
+        if one.fault.where != (agent,) or one.fault.kind == "reload":
             continue
         since, until = one.began_ns, one.over_ns + _STARTING_NS
+        if one.fault.kind == "freeze":
+            since, until = since - WINDOW_NS, one.over_ns + 2 * SECOND
+        else:
+            since = min([since, *_unspooled(agent, one.began_ns, done)])
         if one.fault.kind == "kill":
             since -= _BEFORE_KILL_NS
-            # What could not be spooled was held in memory, and went with it.
-            held = [
-                fill.began_ns for fill in fills if fill.began_ns < one.began_ns < fill.over_ns + 5 * SECOND
-            ]
-            since = min([since, *held])
-        elif one.fault.kind == "freeze":
-            since, until = since - WINDOW_NS, one.over_ns + 2 * SECOND
         spans.append((since, until))
     return spans
+
+
+def _unspooled(agent: str, when_ns: int, done: list[Done]) -> list[int]:
+    """Since when this agent's disk is full, if it is: what it cannot spool waits in memory."""
+    return [
+        one.began_ns
+        for one in done
+        if one.fault.kind in FULL
+        and one.fault.where[0] == agent
+        and one.began_ns < when_ns < one.over_ns + _RECOVERING_NS
+    ]
+
+
+def _killed(agents: Sequence[str], done: list[Done]) -> set[str]:
+    """Agents that may have lost what they had measured and not spooled."""
+    return {
+        name
+        for name in agents
+        for one in done
+        if one.fault.where == (name,)
+        and (one.fault.kind == "kill" or (one.fault.kind == "end" and _unspooled(name, one.began_ns, done)))
+    }
 
 
 def say(result: Result, out: Any = sys.stdout) -> None:

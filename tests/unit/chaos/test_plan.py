@@ -36,7 +36,7 @@ def test_all_is_over_in_time_and_nothing_has_two_faults_at_once(seed: int) -> No
 
 @pytest.mark.parametrize("seed", range(5))
 def test_everybody_meets_everything_that_can_befall_them(seed: int) -> None:
-    """Some five decks of 28 cards each."""
+    """Some five decks of 29 cards each."""
     plan = draw(seed, 300, CAST)
     kinds = Counter(fault.kind for fault in plan.faults)
     assert {*kinds} == {*KINDS}
@@ -49,6 +49,7 @@ def test_everybody_meets_everything_that_can_befall_them(seed: int) -> None:
         ("reload", "collector"),
         ("wipe", "broker"),
         ("fill", "agent"),
+        ("flood", "agent"),
     }
     ends = {fault.where[-1] for fault in plan.faults if fault.kind in CUTS}
     assert ends == {"broker", "database"}

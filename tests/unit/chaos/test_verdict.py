@@ -331,7 +331,9 @@ def test_when_an_agent_is_absent() -> None:
     assert spans(done("end", 20, 22)) == [(20, 37)]
     assert spans(done("freeze", 20, 22)) == [(19, 24)]
     # What could not be spooled waited in memory.
-    assert spans(done("fill", 8, 19, "agent-1", "disk"), done("kill", 20, 22)) == [(8, 37)]
+    assert spans(done("reload", 20, 22)) == []
+    assert spans(done("fill", 8, 19, "agent-1", "disk"), done("kill", 20, 22)) == [(3, 37)]
+    assert spans(done("flood", 8, 19, "agent-1", "disk"), done("end", 20, 22)) == [(8, 37)]
     assert spans(done("fill", 8, 12, "agent-1", "disk"), done("kill", 20, 22)) == [(15, 37)]
 
 
