@@ -16,6 +16,9 @@ from tests.system.browser import Browser, chromium
 from tests.system.test_station import Running, agent, child, now_window
 
 TOKEN = "a-token-has-no-spaces"
+# What an agent may call a target, and a page must not do; as text, and as a tag of line protocol.
+TEXT = "</script></textarea><img/src=x/onerror=window.done=1>{{window.done=1}}<script>window.done=1</script>"
+CODE = TEXT.replace("=", r"\=")
 ROWS = "document.querySelectorAll('.targets tr[data-id]').length"
 
 
@@ -48,7 +51,14 @@ def test_with_the_link_there_is_the_board_and_without_it_nothing(
 ) -> None:
     async def main(running: Running, browser: Browser) -> None:
         async with agent(running.mqtt, "ny4-01") as ny4:
-            await ny4.send(ny4.probe("secret-gateway", now_window(), 30_000))
+            start = now_window()
+            await ny4.send(
+                ny4.probe("secret-gateway", start, 30_000),
+                ny4.probe(CODE, start, 30_000, flow=CODE),
+                ny4.probe(CODE, start, 30_000),
+                f'event,agent=ny4-01,interface={CODE},kind=link text="{TEXT}" {start}',
+                f'agent,agent=ny4-01,site={CODE} batch=2i,version="{TEXT}" {start + 1}',
+            )
             async with browser.tab() as tab:
                 await tab.open(running.board)
                 await tab.until("document.body.innerText.includes('asks for its token')")
@@ -65,7 +75,7 @@ def test_with_the_link_there_is_the_board_and_without_it_nothing(
                     await tab.open(mail)
                     await tab.until("!!document.querySelector('a')")
                     await tab.run("document.querySelector('a').click()")
-                    await tab.until(f"{ROWS} === 1 && document.body.innerText.includes('secret-gateway')")
+                    await tab.until(f"{ROWS} === 2 && document.body.innerText.includes('secret-gateway')")
                 assert TOKEN not in await tab.run("location.href + document.cookie + document.referrer")
                 # What it was told is what is shown, and nothing of what it had to show.
                 told = "".join([await tab.run("document.documentElement.outerHTML"), *tab.frames])
@@ -75,7 +85,14 @@ def test_with_the_link_there_is_the_board_and_without_it_nothing(
                 assert any(url.startswith("ws:") for url in tab.requests)
             async with browser.tab() as later:  # the browser keeps it
                 await later.open(running.board)
-                await later.until(f"{ROWS} === 1")
+                await later.until(f"{ROWS} === 2")
+                names = "[...document.querySelectorAll('.targets td.name')]"
+                row = f"{names}.find(cell => cell.innerText.includes('img'))"
+                assert await later.until(f"{row}.innerText") == TEXT
+                await later.run(f"{row}.click()")
+                for part in (".title .what", ".events", ".foot", ".flows"):
+                    await later.until(f"document.querySelector('{part}').innerText.includes('onerror=')")
+                assert await later.run("typeof window.done") == "undefined"
                 assert later.complaints == []
 
     monkeypatch.setenv("COLOPROBE_BOARD_TOKEN", TOKEN)

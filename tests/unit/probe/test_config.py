@@ -29,7 +29,8 @@ KNOWN = {
         "ProtectSystem ProtectHome PrivateTmp PrivateDevices PrivateUsers ProtectClock ProtectControlGroups "
         "ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables ProtectProc "
         "LockPersonality MemoryDenyWriteExecute RemoveIPC RestrictNamespaces RestrictRealtime "
-        "RestrictSUIDSGID RestrictAddressFamilies SystemCallArchitectures SystemCallErrorNumber SystemCallFilter"
+        "RestrictSUIDSGID RestrictAddressFamilies SystemCallArchitectures SystemCallErrorNumber "
+        "SystemCallFilter"
     ),
     "Install": "WantedBy",
 }
