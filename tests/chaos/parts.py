@@ -63,9 +63,9 @@ class Part:
             self._process = None
 
     def end(self) -> None:
-        """SIGTERM; it takes its time."""
+        """SIGTERM, unless it is ending already (a second one would have it end at once); it takes its time."""
         self.wanted = False
-        if self.running():
+        if self.running() and not self._ending:
             self._ending = True
             self.signal(signal.SIGTERM)
 

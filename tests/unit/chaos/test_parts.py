@@ -92,6 +92,7 @@ def test_who_takes_its_time_to_end_is_started_after_that(make: Callable[..., Par
     part.start()
     until(lambda: "on" in part.text(), part)
     part.end()
+    part.end()
     part.start()
     part.look()
     assert (part.running(), part.goodbyes) == (True, [])  # the old one, still
