@@ -63,7 +63,7 @@ class Part:
             self._process = None
 
     def end(self) -> None:
-        """SIGTERM, unless it is ending already (a second one would have it end at once); it takes its time."""
+        """SIGTERM; it takes its time, and is not asked twice, which would have it end at once."""
         self.wanted = False
         if self.running() and not self._ending:
             self._ending = True
