@@ -18,15 +18,18 @@ _PRINTS = 64  # sets of series that an agent sends again and again
 
 
 class _Agent:
-    __slots__ = ("prints", "series")
+    __slots__ = ("fields", "prints", "series")
 
     def __init__(self) -> None:
+        self.fields: set[int] = set()
         self.series: set[int] = set()
         self.prints: set[int] = set()
 
 
 class SeriesBook:
     """How many series each agent has; `limit` is what one may have."""
+
+    FIELDS = 64  # that the schema does not have, of one agent
 
     def __init__(self, limit: int, total: int = TOTAL) -> None:
         self.limit = limit
@@ -45,22 +48,47 @@ class SeriesBook:
         # Python's hash of bytes is keyed by the process: nobody outside can make two alike.
         return known is not None and hash(heads) in known.prints
 
+    def admit_fields(self, agent: str, names: Collection[str], now_ns: int) -> bool:
+        """Count in fields that the schema does not have; whether the agent may have all of them.
+
+        They cost a database as much as series do. An agent that is newer than its collector has a few.
+        """
+        if not names:
+            return True
+        known = self._of(agent, now_ns)
+        room = self.FIELDS - len(known.fields)
+        new = {hash(name) for name in names} - known.fields
+        if len(new) > room:
+            return False
+        known.fields |= new
+        self._count += len(new)
+        self._forget_some()
+        return True
+
     def admit(self, agent: str, heads: Collection[bytes], now_ns: int) -> set[bytes]:
         """Count these series in. Returns those that are too many for this agent; `now_ns`: wall clock."""
+        known = self._of(agent, now_ns)
+        refused = self._count_in(known, heads)
+        if not refused:
+            if len(known.prints) >= _PRINTS:
+                known.prints.clear()
+            known.prints.add(hash(frozenset(heads)))
+        self._forget_some()
+        return refused
+
+    def _forget_some(self) -> None:
+        while self._count > self._total and len(self._agents) > 1:
+            _, gone = self._agents.popitem(last=False)
+            self._count -= len(gone.series) + len(gone.fields)
+
+    def _of(self, agent: str, now_ns: int) -> _Agent:
         if not 0 <= now_ns - self._renewed_ns < _DAY_NS:
             self._agents.clear()
             self._count = 0
             self._renewed_ns = now_ns
         known = self._agents.setdefault(agent, _Agent())
         self._agents.move_to_end(agent)
-        refused = self._count_in(known, heads)
-        if not refused:
-            if len(known.prints) >= _PRINTS:
-                known.prints.clear()
-            known.prints.add(hash(frozenset(heads)))
-        while self._count > self._total and len(self._agents) > 1:
-            self._count -= len(self._agents.popitem(last=False)[1].series)
-        return refused
+        return known
 
     def _count_in(self, known: _Agent, heads: Iterable[bytes]) -> set[bytes]:
         refused: set[bytes] = set()

@@ -20,7 +20,6 @@ it came in. Only where that is not enough is it taken apart, line by line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -41,7 +40,6 @@ _PLAIN_GZIP = b"\x1f\x8b\x08\x00"  # deflate, and nothing optional in the header
 _GZIP_ERROR = cast("type[Exception]", isal_zlib.error)  # a type that the library declares as a value
 _FIELDS = {name: {field.name: field.kind for field in schema.MEASUREMENTS[name].fields} for name in _KNOWN}
 _KINDS = {name: kind for fields in _FIELDS.values() for name, kind in fields.items()}
-_TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 
 # A host without a battery-backed clock wakes in 1970; what carries such a time would be lost in the database.
 # The upper end is generous, because it is judged by this host's clock, which may be the wrong one of the two:
@@ -155,7 +153,7 @@ def _plain(batch: BatchId, text: bytes, now_ns: int, series: SeriesBook | None) 
 
 def _by_line(batch: BatchId, text: str, now_ns: int, series: SeriesBook | None) -> Batch:
     """A batch line by line. Raises: BatchError (foreign, empty)."""
-    good, bad, newest = _sort(text, batch.agent, now_ns)
+    good, bad, newest = _sort(text, batch.agent, now_ns, series)
     if not good and not bad:
         raise BatchError("empty", "the batch holds no line")
     over = 0
@@ -171,7 +169,9 @@ def _by_line(batch: BatchId, text: str, now_ns: int, series: SeriesBook | None) 
     return Batch(batch, body, len(good), newest, tuple(bad), False, len(body), over)
 
 
-def _sort(text: str, agent: str, now_ns: int) -> tuple[list[str], list[BadLine], int]:
+def _sort(
+    text: str, agent: str, now_ns: int, series: SeriesBook | None
+) -> tuple[list[str], list[BadLine], int]:
     """The good lines, the bad ones, and the newest good time up to now. Raises: BatchError (foreign)."""
     good: list[str] = []
     bad: list[BadLine] = []
@@ -190,11 +190,15 @@ def _sort(text: str, agent: str, now_ns: int) -> tuple[list[str], list[BadLine],
                 raise LineError("not a known measurement")
             if not mine:
                 raise LineError(f"does not begin with <measurement>,agent={agent}")
-            point = lines.parse(line)
-            _check_types(point.fields, _FIELDS[measurement])
-            time_ns = point.time_ns
+            lines.check(line)
+            unknown = _unknown_fields(line, measurement)
+            time_ns = int(line[line.rindex(" ") + 1 :])
             if not EARLIEST_NS <= time_ns <= latest:
                 raise LineError(f"its time, {time_ns} ns, is before 2000 or more than a year ahead")
+            if series is not None and not series.admit_fields(agent, unknown, now_ns):
+                raise LineError(
+                    f"its agent has more than {series.FIELDS} fields that the schema does not have"
+                )
         except LineError as problem:
             bad.append(BadLine(line, str(problem)))
         else:
@@ -204,16 +208,20 @@ def _sort(text: str, agent: str, now_ns: int) -> tuple[list[str], list[BadLine],
     return good, bad, newest
 
 
-def _check_types(fields: Mapping[str, lines.Value], kinds: Mapping[str, str]) -> None:
-    """Raise LineError where a field has another type than the schema says.
+def _unknown_fields(line: str, measurement: str) -> list[str]:
+    """The fields of a line that the schema does not have: of an agent that is newer, one would hope.
 
-    In a shard of InfluxDB the first value of a field decides its type: one such line, of a time to come, and
-    everybody's lines are rejected when it has come.
+    Raises: LineError where one that it has is of another type, or one has two types. In a shard of InfluxDB
+    the first value of a field decides its type: one such line, of a time to come, and everybody's lines are
+    rejected when it has come.
     """
-    for name, value in fields.items():
-        kind = kinds.get(name)
-        if kind is not None and type(value) is not _TYPES[kind]:
-            raise LineError(f"its field {name[:80]} is no {kind}")
+    schema_has = _FIELDS[measurement]
+    unknown: dict[str, str] = {}
+    for name, kind in lines.kinds(line):
+        wanted = schema_has.get(name) or unknown.setdefault(name, kind)
+        if kind != wanted or kind == "uint":
+            raise LineError(f"its field {name[:80]} is {kind}, not {'int' if wanted == 'uint' else wanted}")
+    return [f"{measurement} {name}" for name in unknown]
 
 
 def _refuse_foreign(line: str, agent: str) -> None:

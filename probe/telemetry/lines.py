@@ -121,6 +121,17 @@ def check(line: str) -> None:
         parse(line)
 
 
+def kinds(line: str) -> list[tuple[str, str]]:
+    """The fields of a line as they stand there, one that stands twice as well, each with its type.
+
+    That is 'int', 'uint', 'float', 'bool' or 'str'. Raises: LineError, as `check`.
+    """
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise LineError(_complaint(line))
+    return [(_plain(key), _kind(text)) for key, text in _FIELD.findall(match["fields"])]
+
+
 def parse_many(text: str) -> Iterator[Point]:
     """Every line of a text. Raises: LineError at the first that is none."""
     for line in text.split("\n"):
@@ -148,6 +159,14 @@ def _value(text: str) -> Value:
     if value - value != 0.0:
         raise LineError(f"{_shown(text)} does not fit into a float")
     return value
+
+
+def _kind(text: str) -> str:
+    if text[0] == '"':
+        return "str"
+    if text[-1] in "iu":
+        return "int" if text[-1] == "i" else "uint"
+    return "bool" if text[0] in "tTfF" else "float"
 
 
 def _integer(text: str) -> int:

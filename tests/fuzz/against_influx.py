@@ -87,7 +87,7 @@ def _compare(influx: Influx, group: dict[str, list[bytes]], found: Comparison) -
         taken = [one for one in missing if _write(influx, [wanted[one] + b"\n"])]
         found.refused += len(missing) - len(taken)
         extra = stored - wanted.keys()
-        # What it takes alone, but was not found, is there under other tags: it has its own way with backslashes.
+        # What it takes alone, but was not found, is there under other tags: it reads backslashes otherwise.
         if len(taken) != len(extra):
             found.findings.append(
                 f"{agent}: {len(taken)} lines stand for {extra}: {[wanted[o] for o in taken]}"

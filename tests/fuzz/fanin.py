@@ -53,6 +53,7 @@ WORDS = [
         b"\\,",
         b"\\ ",
     ),
+    *(b"sent=1u", b"sent=1,", b",loss=1i", b"new=1i,new=1,", b'text="x"'),
     *(b"\\=", b"\\\\", b'\\"', b'"', b"=", b",", b" ", b"\n", b"#", b"\\\n", b'"\n', b'="', b" =", b"e99"),
     *(b"1790000000000000000", b" 1790000000000000000\n", b"-9223372036854775808", b"1999999999999999999"),
     *(line.encode() + b"\n" for line in LINES),
@@ -116,9 +117,9 @@ def _batch() -> Feed:
         for line in whole:
             point = lines.parse(line.decode())
             assert point.tags["agent"] == agent
-            for field in schema.MEASUREMENTS[point.measurement].fields:
-                value = point.fields.get(field.name)
-                assert value is None or type(value).__name__ == field.kind, "it would decide a shard's type"
+            kinds = {field.name: str(field.kind) for field in schema.MEASUREMENTS[point.measurement].fields}
+            for name, kind in lines.kinds(line.decode()):
+                assert kinds.setdefault(name, kind) == kind != "uint", "it would decide a shard's type"
             assert NOW - (1 << 60) < point.time_ns < NOW + 367 * 86_400 * 10**9
             seen = influx.series(line)
             if seen is not None:  # else it refuses the line, which is set aside then

@@ -255,6 +255,9 @@ def test_numbers_times_and_types_of_all_kinds(site: Site) -> None:
             f"{at} evil=1i,loss={value} {NOW + 7 * day}\n".encode()
             for value in ("1i", "true", '"0.5"', "nan")
         ),
+        *(f'{at} evil=1i,sent="x",sent=1i {NOW + n * day}\n'.encode() for n in (7, 21)),
+        "".join(f"{at} evil=1i,new{n}=1i {NOW}\n" for n in range(3000)).encode(),
+        f"{at} evil=1i,{','.join(f'newer{n}=1i' for n in range(3000))} {NOW}\n".encode(),
         f"{at} evil=1i,own=1i {NOW}\n".encode(),
         f'{at} evil=1i,own="now a text" {NOW + 1}\n{at} evil=2i {NOW + 2}\n'.encode(),
         f"{at} evil={'9' * 400}i {NOW}\n".encode(),
@@ -290,7 +293,8 @@ def test_numbers_times_and_types_of_all_kinds(site: Site) -> None:
     async def later(honest: Hands) -> None:
         # In the weeks for which the attacker wrote first, the honest agent's lines are let in as ever.
         lines = [
-            f"probe,agent={HONEST},target=later sent=1i,loss=0.5 {NOW + n * day}" for n in (7, 14, 60, 300)
+            f"probe,agent={HONEST},target=later sent=1i,loss=0.5 {NOW + n * day}"
+            for n in (7, 14, 21, 60, 300)
         ]
         await honest.batch(10**6, *lines)
         async with asyncio.timeout(PATIENCE_S):
@@ -302,9 +306,13 @@ def test_numbers_times_and_types_of_all_kinds(site: Site) -> None:
 
     asyncio.run(one())
     rows = site.influx.query(f"select loss from probe where agent = '{HONEST}' and target = 'later'")
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert site.entries(HONEST) == []
-    assert any("own" in reason for reason, _ in site.entries(me))
+    reasons = {reason for reason, _ in site.entries(me)}
+    assert any("its field sent is str, not int" in reason for reason in reasons)
+    assert any("more than 64 fields" in reason for reason in reasons)
+    fields = {row["fieldKey"] for row in site.influx.query("show field keys from probe")}
+    assert len({name for name in fields if name.startswith("new")}) < 64
 
 
 def test_a_hundred_thousand_targets_of_one_agent_end_at_its_limit(site: Site) -> None:

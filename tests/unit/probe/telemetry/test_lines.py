@@ -16,6 +16,7 @@ from probe.telemetry.lines import (
     encode,
     field_text,
     join,
+    kinds,
     parse,
     parse_many,
     series_text,
@@ -177,6 +178,21 @@ def test_a_complaint_about_a_long_line_is_short() -> None:
         ("t", True),
         ("FALSE", False),
     ],
+)
+def test_fields_as_they_stand_have_their_types(text: str, value: float) -> None:
+    names = {int: "int", float: "float", bool: "bool"}
+    kind = "uint" if text.endswith("u") else names[type(value)]
+    assert kinds(f'm f={text},g="a,f=1i",f={text} 1') == [("f", kind), ("g", "str"), ("f", kind)]
+
+
+def test_a_line_that_is_none_has_no_fields() -> None:
+    with pytest.raises(LineError):
+        kinds("m f= 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1i", 1), ("-1i", -1), ("1u", 1), ("1", 1.0), ("1.", 1.0), (".5", 0.5), ("t", True), ("FALSE", False)],
 )
 def test_what_other_writers_write_is_understood(text: str, value: float) -> None:
     got = parse(f"m f={text} 1").fields["f"]
