@@ -36,11 +36,12 @@ _SUBSCRIBED_S = 10.0
 class Station:
     """A running fan-in. The URLs are what other hosts use, where it is open to them; `store` is the file.
 
-    board_link: the board's URL with its token, unless that is somebody's own, who knows it.
+    board_link: the board's URL with its token; where that is somebody's own, without it, and `board_asks`.
     """
 
     board_url: str
     board_link: str
+    board_asks: bool
     mqtt_url: str
     store: Path
 
@@ -107,9 +108,9 @@ async def station(
         # What an agent sends before would be missed, and come again only after its time-out.
         if not await mqtt.subscribed(topics.ALL_LINES, _SUBSCRIBED_S):
             log.warning("the collector is slow to subscribe; the first numbers may be late")
-        url = board_at.url("http")
-        link = url if token is None or token.own else f"{url}/?token={token.text}"
-        yield Station(url, link, broker_at.url("mqtt"), sink.path)
+        url, asks = board_at.url("http"), token is not None and token.own
+        link = f"{url}/?token={token.text}" if token is not None and not asks else url
+        yield Station(url, link, asks, broker_at.url("mqtt"), sink.path)
 
 
 @asynccontextmanager

@@ -32,6 +32,9 @@ class Station(Protocol):
     def board_link(self) -> str: ...
 
     @property
+    def board_asks(self) -> bool: ...
+
+    @property
     def mqtt_url(self) -> str: ...
 
 
@@ -93,7 +96,8 @@ def up(
             on_failure=stop.set,
         ) as fan_in:
             # The link with its token is for whoever sits here; no log line has it.
-            print(f"board   {fan_in.board_link}", flush=True)
+            asks = "   (asks for your token: open it with /?token=... once)" if fan_in.board_asks else ""
+            print(f"board   {fan_in.board_link}{asks}", flush=True)
             print(f"broker  {fan_in.mqtt_url}   (agents of other hosts may send here)", flush=True)
             paces: dict[Duration, list[str]] = {}
             for target in checked.target:

@@ -146,6 +146,7 @@ def test_no_secret_is_anywhere_but_in_its_file(
         wait_for(lambda: "influx.password_file" in fan_in.text(), "InfluxDB refuses the collector")
         wait_for(lambda: "cannot connect" in other.text(), "the other one finds no InfluxDB")
         board, mqtt = address(up, "board"), address(up, "broker")
+        assert "(asks for your token: " in up.text()
         bearer = f"Bearer {hush.known['board']}"
         pages = [
             asked(board)[1],

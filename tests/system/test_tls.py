@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import re
@@ -194,6 +195,10 @@ def test_check_says_the_same_of_agents_and_collectors(broker: Broker, files: Fil
             assert found["state"] == ("ok" if says == "takes us" else "failed")
 
 
+def over_https(port: int, ca: Path) -> str:
+    return f'[influx]\nurl = "https://127.0.0.1:{port}"\nca_file = "{ca}"\ntimeout = "1s"\n'
+
+
 def _says(command: Command, words: str) -> bool:
     return words in command.text()
 
@@ -205,28 +210,23 @@ def test_the_log_says_it_once_and_the_connection_works_once_it_is_put_right(
     ours = tmp_path / "ca.pem"
     ours.write_bytes(files.other_ca.read_bytes())
     said = "mqtt.ca_file must hold the authority that signed it"
-    commands = [
-        Command(
-            tmp_path,
-            kind,
-            command,
-            "-c",
-            settings(tmp_path / kind, kind, broker.table("good", ca_file=str(ours))),
-        )
-        for kind, command in (("agent", "agent"), ("collector", "collect"))
-    ]
-    try:
-        for command in commands:
-            command.start()
-        for command in commands:
+    mqtt = broker.table("good", ca_file=str(ours))
+    with tls_server(files.servers["expired"]) as port, contextlib.ExitStack() as stack:
+        agent = Command(tmp_path, "agent", "agent", "-c", settings(tmp_path / "agent", "agent", mqtt))
+        file = settings(tmp_path / "fan-in", "collector", mqtt, over_https(port, files.ca))
+        collector = Command(tmp_path, "collect", "collect", "-c", file)
+        for command in (agent, collector):
+            stack.callback(command.start().kill)
+        for command in (agent, collector):
             wait_for(partial(_says, command, said), "it tells of the certificate")
+        wait_for(
+            partial(_says, collector, "the database's certificate is not accepted: "), "and of the other"
+        )
+        assert "certificate has expired; renew it (see influx.url)" in collector.text()
         ours.write_bytes(files.ca.read_bytes())
-        for command in commands:
+        for command in (agent, collector):
             wait_for(partial(_says, command, ": connected"), "it connects")
             assert command.text().count(said) == 1, command.text()
-    finally:
-        for command in commands:
-            command.kill()
 
 
 # -- older than TLS 1.2, and the database --------------------------------------------------------------------
@@ -306,8 +306,23 @@ def test_influxdb_over_https(files: Files, tmp_path: Path) -> None:
                     written(influx.port, api, ca)
             with pytest.raises(SinkRefused, match=rf"{refused}.*'localhost'; influx\.url must use a name"):
                 written(influx.port, api, files.ca, host="localhost")
-        [text] = influx.query("select count(sent) from probe")
-        assert text["count"] == 1
+        [row] = influx.query("select count(sent) from probe")
+        assert row["count"] == 1
+
+        # The command that an operator would ask.
+        for ca, says in (
+            (files.ca, "takes us"),
+            (files.other_ca, "influx.ca_file must hold the authority that signed it"),
+            (files.ca.parent / "absent", "influx.ca_file: cannot read"),
+        ):
+            file, out = (
+                settings(tmp_path, "collector", MqttTable(), over_https(influx.port, ca) + 'api = "v1"\n'),
+                io.StringIO(),
+            )
+            check(file, True, out, open_sink)
+            found = {line["part"]: line for line in map(json.loads, out.getvalue().splitlines())}["influx"]
+            assert says in found["text"], found
+            assert found["state"] == ("ok" if says == "takes us" else "failed")
 
 
 @pytest.mark.parametrize("api", ["v1", "v2"])

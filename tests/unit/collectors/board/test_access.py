@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from collectors.board import access
 from collectors.board.access import ATTEMPTS, MINUTE, Access, Head, Refusal, Token
@@ -224,3 +226,30 @@ def test_a_token_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(UsageError, match=r"cannot keep the board's token in .*: Not a directory"):
         access.token(file, None)
+
+
+BYTES = st.text(st.characters(max_codepoint=255), max_size=60)  # a header as it arrives, Latin-1
+TEXTS = st.text(max_size=40).filter(lambda text: text.isprintable())
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            name: BYTES
+            | st.sampled_from([f"c={TOKEN.text}", f"Bearer {TOKEN.text}x", "c", "Bearer", "127.0.0.1"])
+            for name in ("host", "origin", "cookie", "authorization")
+        },
+    ),
+    st.sampled_from(["GET", "POST", "HEAD", "WEBSOCKET", "BREW"]),
+    TEXTS,
+    TEXTS | TEXTS.map(lambda text: f"token={text}"),
+    TEXTS,
+)
+def test_no_other_request_gets_in_or_breaks_it(
+    headers: dict[str, str], method: str, path: str, query: str, client: str
+) -> None:
+    judge = guarded()
+    asked = Head(method, f"/x{path}", query, headers, client)
+    assert status(judge.judge(asked, 0)) in (401, 429)
+    assert status(Access(None, "c").judge(asked, 0)) in (200, 403, 421)
