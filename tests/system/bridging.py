@@ -65,7 +65,7 @@ class Bridged:
         text = replaced(text, "listener 8883", "")
         text = replaced(text, "connection ny4", f"connection {name}")
         text = replaced(text, "address central.example:8883", f"address 127.0.0.1:{port}")
-        text = replaced(text, "remote_clientid bridge-ny4", f"remote_clientid bridge-{name}")
+        text = replaced(text, "remote_clientid bridge-ny4-change-me", f"remote_clientid bridge-{name}-5c1f")
         text = replaced(text, "remote_username bridge-ny4", f"remote_username bridge-{name}")
         text = replaced(text, "remote_password change-me", f"remote_password {SECRET(f'bridge-{name}')}")
         topic = "notification_topic coloprobe/v1/bridge-{}/status".format
