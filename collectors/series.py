@@ -65,14 +65,37 @@ class SeriesBook:
         self._forget_some()
         return True
 
-    def admit(self, agent: str, heads: Collection[bytes], now_ns: int) -> set[bytes]:
-        """Count these series in. Returns those that are too many for this agent; `now_ns`: wall clock."""
+    def admit_all(self, agent: str, heads: frozenset[bytes], now_ns: int) -> bool:
+        """Count these series in, or none of them where they are too many for this agent.
+
+        now_ns: wall clock.
+        """
         known = self._of(agent, now_ns)
-        refused = self._count_in(known, heads)
-        if not refused:
-            if len(known.prints) >= _PRINTS:
-                known.prints.clear()
-            known.prints.add(hash(frozenset(heads)))
+        new = set(map(hash, heads)) - known.series
+        if len(known.series) + len(new) > self.limit:
+            return False
+        known.series |= new
+        self._count += len(new)
+        if len(known.prints) >= _PRINTS:
+            known.prints.clear()
+        known.prints.add(hash(heads))
+        self._forget_some()
+        return True
+
+    def admit(self, agent: str, heads: Iterable[bytes], now_ns: int) -> set[bytes]:
+        """Count as many of these series in as an agent may have, the first ones. Returns the others.
+
+        The order is the caller's, so that every collector, and each after a restart, lets the same ones in.
+        """
+        known = self._of(agent, now_ns)
+        refused: set[bytes] = set()
+        before = len(known.series)
+        for head in heads:
+            if len(known.series) < self.limit:
+                known.series.add(hash(head))
+            elif hash(head) not in known.series:
+                refused.add(head)
+        self._count += len(known.series) - before
         self._forget_some()
         return refused
 
@@ -89,18 +112,3 @@ class SeriesBook:
         known = self._agents.setdefault(agent, _Agent())
         self._agents.move_to_end(agent)
         return known
-
-    def _count_in(self, known: _Agent, heads: Iterable[bytes]) -> set[bytes]:
-        refused: set[bytes] = set()
-        series = known.series
-        before = len(series)
-        for head in heads:
-            value = hash(head)
-            if value in series:
-                continue
-            if len(series) >= self.limit:
-                refused.add(head)
-            else:
-                series.add(value)
-        self._count += len(series) - before
-        return refused

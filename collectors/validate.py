@@ -146,7 +146,7 @@ def _plain(batch: BatchId, text: bytes, now_ns: int, series: SeriesBook | None) 
         mine = f"agent={batch.agent}".encode()
         if any(head.split(b",", 2)[1] != mine for head in found.heads):
             return None
-        if series is not None and series.admit(batch.agent, found.heads, now_ns):
+        if series is not None and not series.admit_all(batch.agent, found.heads, now_ns):
             return None
     return found.count, max((time for time in (found.first, found.last) if time <= now_ns), default=0)
 
@@ -159,7 +159,7 @@ def _by_line(batch: BatchId, text: str, now_ns: int, series: SeriesBook | None) 
     over = 0
     if series is not None and good:
         heads = [_HEAD.match(line)[0].encode() for line in good]  # type: ignore[index] # it matches nothing, too
-        refused = series.admit(batch.agent, set(heads), now_ns)
+        refused = series.admit(batch.agent, dict.fromkeys(heads), now_ns)
         if refused:
             reason = f"its agent has more than limits.series, {series.limit}, series"
             bad += [BadLine(line, reason) for line, head in zip(good, heads, strict=True) if head in refused]

@@ -19,7 +19,7 @@ def heads(first: int, last: int) -> frozenset[bytes]:
 def test_what_is_within_the_limit_is_let_in_again_and_again() -> None:
     book = SeriesBook(10)
     for _ in range(3):
-        assert book.admit("a", heads(0, 10), NOW) == set()
+        assert book.admit_all("a", heads(0, 10), NOW)
     assert len(book) == 10
     assert book.knows("a", heads(0, 10))
     assert not book.knows("b", heads(0, 10))
@@ -37,6 +37,21 @@ def test_series_beyond_the_limit_are_refused_and_the_known_ones_are_not() -> Non
     assert not book.knows("a", heads(4, 20))
 
 
+def test_all_or_none_where_that_is_asked_for() -> None:
+    book = SeriesBook(10)
+    assert book.admit_all("a", heads(0, 8), NOW)
+    assert not book.admit_all("a", heads(5, 11), NOW)
+    assert len(book) == 8
+    assert book.admit_all("a", heads(5, 10), NOW)
+    assert not book.knows("a", heads(5, 11))
+
+
+def test_every_collector_lets_the_same_series_in() -> None:
+    order = [b"probe,agent=a,target=%d" % number for number in range(20)]
+    for _ in range(2):
+        assert SeriesBook(10).admit("a", order, NOW) == set(order[10:])
+
+
 def test_the_next_day_begins_anew() -> None:
     book = SeriesBook(10)
     book.admit("a", heads(0, 10), NOW)
@@ -48,11 +63,11 @@ def test_the_next_day_begins_anew() -> None:
 def test_the_whole_book_is_bounded_and_who_was_silent_longest_goes() -> None:
     book = SeriesBook(100, total=250)
     for agent in ("a", "b", "a", "c", "d"):
-        assert book.admit(agent, heads(0, 100), NOW) == set()
+        assert book.admit_all(agent, heads(0, 100), NOW)
         assert len(book) <= 250
     assert [agent for agent in "abcd" if book.knows(agent, heads(0, 100))] == ["c", "d"]
-    book.admit("c", heads(0, 100), NOW)
-    book.admit("e", heads(0, 100), NOW)
+    book.admit_all("c", heads(0, 100), NOW)
+    book.admit_all("e", heads(0, 100), NOW)
     assert [agent for agent in "abcde" if book.knows(agent, heads(0, 100))] == ["c", "e"]
 
 
