@@ -32,6 +32,7 @@ _LOG_BYTES = 4 << 20  # and cut back to this
 _RESERVE_BYTES = 4 << 20  # a file that is removed when the disk is full: deleting needs room, too
 _ID = re.compile(r"[0-9a-f]{8,32}")  # as in `topics`
 _LAST = 10**17  # a topic has room for ten times as much
+_LEAST_BYTES = 256 << 10  # for batches, however full the disk is
 _KEPT_ASIDE = 3  # damaged files that are kept for inspection
 
 _T = TypeVar("_T")
@@ -61,7 +62,7 @@ class Spool:
         self._limit = max_bytes  # lower while the disk is full
         self._lock = Lock()
         self._reserve = path.with_name(f"{path.name}.reserve")
-        self._reserved = False
+        self._reserved = 0  # bytes of it
         self._synced: bool | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +177,7 @@ class Spool:
         self.last = number
         self.dropped += gone
         self._left(self.depth + 1 - gone)
-        if not self._reserved:
+        if self._reserved < _RESERVE_BYTES:
             self._restore_reserve()
         return number
 
@@ -186,29 +187,47 @@ class Spool:
             raise problem
         self._roll_back()
         # A part of the reserve is for batches: a spool that was empty had nothing to drop.
-        least = _RESERVE_BYTES // 4 if self._reserved else 0
+        least = self._reserved // 4
         self._reserve.unlink(missing_ok=True)
-        self._reserved = False
+        self._reserved = 0
         with suppress(sqlite3.OperationalError):
             self._db.execute("pragma wal_checkpoint(restart)").fetchall()
-        used = self._used()
-        self._limit = min(self.max_bytes, max(used - _RESERVE_BYTES, used // 2, least))
+        # Where the file has room inside, it was its log that found none, and that begins anew now.
+        used, inside = self._used(), self._pragma("freelist_count") * _PAGE
+        wanted = max(0, _RESERVE_BYTES - inside)
+        self._limit = min(self.max_bytes, max(used - wanted, used // 2, least))
 
     def _restore_reserve(self) -> None:
-        """Where the disk has room again, the limit is the old one; where it has a little, some of that is
-        used."""
+        """Where the disk has room again, the limit is the old one. Where it has a little, the reserve takes
+        a part of that, before another program does, and what is beyond is used; the log needs some, too."""
         try:
-            with self._reserve.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, _RESERVE_BYTES)
+            disk = os.statvfs(self.path.parent)
         except OSError:
-            self._reserve.unlink(missing_ok=True)
-            with suppress(OSError):
-                disk = os.statvfs(self.path.parent)
-                spare = disk.f_bavail * disk.f_frsize - _RESERVE_BYTES // 2
-                self._limit = max(self._limit, min(self.max_bytes, self._used() + spare))
-        else:
-            self._reserved = True
             self._limit = self.max_bytes
+            return
+        room = disk.f_bavail * disk.f_frsize + self._reserved - _LOG_PAGES * _PAGE
+        for size in (_RESERVE_BYTES >> halved for halved in range(4)):
+            if size <= self._reserved or (size <= room and self._allocate(size)):
+                break
+        if self._reserved == _RESERVE_BYTES:
+            self._limit = self.max_bytes
+        else:
+            spare = room - max(self._reserved, _RESERVE_BYTES >> 3)
+            self._limit = max(self._limit, min(self.max_bytes, self._used() + spare))
+
+    def _allocate(self, size: int) -> bool:
+        """Have so many bytes in reserve; whether the disk has them."""
+        try:
+            with self._reserve.open("ab") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError:
+                    os.ftruncate(file.fileno(), self._reserved)  # what it got before it failed
+                    return False
+        except OSError:
+            return False
+        self._reserved = size
+        return True
 
     def _left(self, depth: int) -> None:
         """`depth` batches are waiting now."""
@@ -262,6 +281,8 @@ class Spool:
         self._synced = None
         # Exclusive: a second process is refused, and there is no shared-memory file to go wrong.
         self._db.execute("pragma locking_mode = exclusive")
+        # Debian's SQLite overwrites what is deleted, which on a full disk there is no room for.
+        self._db.execute("pragma secure_delete = off")
         if self._pragma("application_id") != _APPLICATION_ID:
             self._create()
         if (version := self._pragma("user_version")) > _VERSION:
@@ -283,8 +304,12 @@ class Spool:
         if not _ID.fullmatch(self.id) or lowest < 0 or self.last > _LAST:
             raise sqlite3.DatabaseError(_NOT_OURS)
         self._left(depth)
-        self._reserved = self._reserve.exists()
-        if not self._reserved:
+        self._reserved = 0
+        with suppress(OSError):
+            self._reserved = min(self._reserve.stat().st_size, _RESERVE_BYTES)
+        if self._reserved < _RESERVE_BYTES:
+            # Nothing is known of the disk yet: where it has no room, what is there has to do.
+            self._limit = min(self.max_bytes, max(self._used(), _LEAST_BYTES))
             self._restore_reserve()
 
     def _create(self) -> None:

@@ -408,3 +408,42 @@ def test_a_payload_that_became_text_is_bytes_again(path: Path, spool: Spool) -> 
     again = Spool(path, 64 * MIB)
     assert again.get(1) == b"\xff\0"
     again.close()
+
+
+DWINDLING = """
+import os, subprocess, sys
+from pathlib import Path
+from random import randbytes
+from probe.telemetry.spool import Spool
+home, role = Path(sys.argv[1]), sys.argv[2]
+if role == "child":
+    spool = Spool(home / "spool.sqlite3", 1 << 30)
+    for _ in range(150):
+        spool.append(lambda number: b"%d:" % number + randbytes(20_000))
+    print(spool.last, spool.depth, flush=True)
+    os.kill(os.getpid(), 9)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", home], check=True)
+for _ in range(5):
+    subprocess.run([sys.executable, "-c", sys.argv[3], sys.argv[1], "child", ""], check=False)
+    with (home / "more").open("ab", buffering=0) as other:  # takes whatever is left
+        try:
+            while True:
+                other.write(bytes(4096))
+        except OSError:
+            pass
+spool = Spool(home / "spool.sqlite3", 1 << 30)
+there = spool.numbers(0, 10_000)
+assert there == list(range(spool.dropped + 1, spool.last + 1)), "not the newest ones"
+assert all(spool.get(number).startswith(b"%d:" % number) for number in there)
+assert spool.forget([(1, spool.last)]) == len(there)
+"""
+
+
+@pytest.mark.root
+def test_a_disk_that_others_fill_to_the_last_byte_takes_new_batches_for_old_ones(tmp_path: Path) -> None:
+    command = ["unshare", "-m", sys.executable, "-c", DWINDLING, str(tmp_path), "", DWINDLING]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+    lasts, depths = zip(*(map(int, line.split()) for line in result.stdout.splitlines()), strict=True)
+    assert lasts == (150, 300, 450, 600, 750)
+    assert min(depths) > 10
