@@ -96,6 +96,11 @@ class Spool:
             for _ in range(4):
                 try:
                     return self._append(make)
+                except sqlite3.IntegrityError:
+                    # A commit that failed had happened all the same; nobody was told of that number.
+                    self._roll_back()
+                    held = "select last, dropped, (select count(*) from batch) from spool"
+                    self.last, self.dropped, self.depth = self._db.execute(held).fetchone()
                 except sqlite3.OperationalError as problem:
                     self._make_room(problem)
             return self._append(make)

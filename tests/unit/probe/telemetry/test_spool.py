@@ -45,6 +45,16 @@ def test_numbers_are_consecutive_and_the_payload_knows_its_own(spool: Spool) -> 
     assert spool.bytes > 0
 
 
+def test_a_number_that_is_on_disk_although_its_commit_failed_is_not_given_again(spool: Spool) -> None:
+    fill(spool, 3)
+    spool.last -= 1  # as after a commit that was done and ended with an error
+    spool.depth -= 1
+    assert spool.append(lambda number: b"new %d" % number) == 4
+    assert spool.get(4) == b"new 4"
+    assert spool.get(3) != b"new 3"
+    assert spool.depth == 4
+
+
 def test_numbers_are_read_in_pages(spool: Spool) -> None:
     fill(spool, 10)
     assert spool.forget([(2, 3), (9, 9)]) == 3
