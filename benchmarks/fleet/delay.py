@@ -2,7 +2,7 @@
 
 From the instant at which a window's batch is there at its agent (a real agent closes a window when its last
 probe is answered or timed out) to the instant at which a client holds the answer to a query that has it in.
-Batches are rendered before; in the first window, which is not counted, the database meets the series.
+Batches are rendered before, the database knows the series already, and the first window is not counted.
 
 Three fleets: real uplinks whose windows end one after the other; all windows ending at the same instant, sent
 by the pump over as many connections, because a thousand hosts hand over at once what a simulator of real
@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks import trend
+from benchmarks.fleet.database import fill
 from benchmarks.fleet.player import Fleet, Phase
-from benchmarks.fleet.pool import name, render
+from benchmarks.fleet.pool import Pool, name, render
 from benchmarks.fleet.pump import Pump
 from benchmarks.fleet.rig import DATABASE, Meter, Rig, database, peak_bytes, process_of, rig
 from benchmarks.fleet.setup import Setup, quantile
@@ -116,11 +117,13 @@ def delay(setup: Setup) -> None:
     for part in rounds(setup):
         report.progress(f"  [d] {part.name}")
         folder = setup.scratch / f"delay-{len(runs)}"
-        with database(folder) as influx, rig(folder, into=influx) as made:
-            found, readings = _run(setup, made, influx, part)
-            runs.append(found)
-            memory[part.name] = (readings, peak_bytes(made.collectors[0].pid))
-            made.check()
+        with database(folder) as influx:
+            fill(influx, folder, _pool(setup, part, 1))
+            with rig(folder, into=influx) as made:
+                found, readings = _run(setup, made, influx, part)
+                runs.append(found)
+                memory[part.name] = (readings, peak_bytes(made.collectors[0].pid))
+                made.check()
     _say(setup, runs)
     _say_memory(setup, memory)
 
@@ -191,9 +194,7 @@ def _phase(part: Round) -> Phase:
 
 def _pumped(setup: Setup, made: Rig, part: Round) -> Callable[[], Times]:
     """The same of the pump."""
-    windows = part.windows + 1
-    start = time.time_ns() - round((windows + 1) * part.window_s * 1e9)
-    pool = render(part.agents, setup.targets, windows, window_s=part.window_s, start_ns=start)
+    pool = _pool(setup, part, part.windows + 1)
 
     def play() -> Times:
         with Pump(made.broker.port, pool, connection_each=True) as pump:
@@ -201,6 +202,12 @@ def _pumped(setup: Setup, made: Rig, part: Round) -> Callable[[], Times]:
             return pump.times
 
     return play
+
+
+def _pool(setup: Setup, part: Round, windows: int) -> Pool:
+    """Windows that are over by now."""
+    start = time.time_ns() - round((windows + 1) * part.window_s * 1e9)
+    return render(part.agents, setup.targets, windows, window_s=part.window_s, start_ns=start)
 
 
 def _until_seen(influx: Influx, watched: list[str], number: int) -> None:

@@ -39,6 +39,15 @@ database = "{database}"
 _BROKER = "max_queued_messages 20000\nmax_queued_bytes 1073741824\nset_tcp_nodelay true\n"
 
 
+# InfluxDB's own default writes its cache away every 25 MB. With hundreds of thousands of series that is a point
+# or two of each, and takes four times as long as all the rest of a write.
+INFLUX = {
+    "INFLUXDB_DATA_CACHE_SNAPSHOT_MEMORY_SIZE": str(1 << 30),
+    "INFLUXDB_DATA_CACHE_MAX_MEMORY_SIZE": str(4 << 30),
+}
+INFLUX_SETTINGS = 'cache-snapshot-memory-size = "1g"', 'cache-max-memory-size = "4g"'  # the same, in its file
+
+
 @dataclass
 class Sink:
     """A discarding server (`benchmarks.discard`)."""
@@ -114,9 +123,23 @@ def database(scratch: Path) -> Iterator[Influx]:
     """An InfluxDB with an empty database. Raises: BenchmarkError where it is missing."""
     need("influxd", "influxdb")
     scratch.mkdir(parents=True, exist_ok=True)
-    with influxdb(scratch) as server:
+    with contextlib.ExitStack() as stack:
+        with _environment(INFLUX):
+            server = stack.enter_context(influxdb(scratch))
         server.create_database(DATABASE)
         yield server
+
+
+@contextlib.contextmanager
+def _environment(more: dict[str, str]) -> Iterator[None]:
+    """What is started inside has these variables, too."""
+    before = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def need(program: str, package: str) -> None:
