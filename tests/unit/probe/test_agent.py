@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import pwd
 import threading
 import weakref
@@ -342,6 +343,22 @@ def test_lines_that_were_let_go_are_published(tmp_path: Path) -> None:
         assert "lines_dropped=3i,lines_oversized=1i," in agent._outgoing.head(1)
     finally:
         agent.close()
+
+
+def test_a_damaged_spool_is_an_event_and_the_agent_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "spool.sqlite3").write_bytes(b"no database" * 1000)
+
+    async def work() -> None:
+        await until(lambda: agent.spool.depth > 2, "windows")
+
+    agent = Agent(settings(tmp_path, "127.0.0.1"), "agent.toml")
+    drive(agent, work)
+    (event,) = [point for point in spooled(tmp_path) if point.measurement == "event"]
+    assert (event.tags["agent"], event.tags["kind"]) == ("a", "agent")
+    assert event.fields["text"] == "the spool was damaged and was set aside as spool.sqlite3.corrupt-1"
+    assert json.loads(str(event.fields["detail"])) == {"what": "spool_damaged", "phase": "begun", "count": 1}
+    uplink = ("published", "republished", "acknowledged", "reconnects", "bad_acks")
+    assert [heads(tmp_path)[-1].fields[name] for name in uplink] == [0] * 5
 
 
 def test_a_clock_set_back_holds_no_line_at_the_old_time(tmp_path: Path) -> None:
