@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from probe.check_host import host_findings
+from probe.check_host import as_user, host_findings
 from probe.clock import SystemClock
 from probe.errors import ColoprobeError, SettingsError
 from probe.findings import Finding
@@ -63,7 +63,7 @@ def _findings(file: Path, open_sink: OpenSink | None) -> Iterator[Finding]:
     yield from _exposed(agent)
     yield from host_findings(agent)
     yield _writable("agent.state_dir", agent.agent.state_dir)
-    yield _broker(agent.mqtt, agent.agent.id, str(file))
+    yield _broker(agent.mqtt, agent.agent.id, str(file), agent.agent.user)
 
 
 def _exposed(settings: AgentSettings | CollectorSettings) -> Iterator[Finding]:
@@ -114,8 +114,9 @@ def _writable(key: str, directory: str) -> Finding:
     return Finding(key, "ok", f"{directory} can be {'written' if there == path else 'made'}")
 
 
-def _broker(mqtt: MqttTable, identity: str, file: str) -> Finding:
-    from probe.telemetry.mqtt import connect
+def _broker(mqtt: MqttTable, identity: str, file: str, user: str = "") -> Finding:
+    """`user`: who the agent becomes, when it has read the password and before it reads certificates."""
+    from probe.telemetry.mqtt import connect, load_client
 
     async def trial(password: str | None) -> None:
         client = f"{identity}-check-{secrets.token_hex(4)}"
@@ -124,7 +125,9 @@ def _broker(mqtt: MqttTable, identity: str, file: str) -> Finding:
 
     try:
         password = read_secret(mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", file, "mqtt.password_file")
-        asyncio.run(asyncio.wait_for(trial(password), _TIMEOUT_S))
+        load_client()
+        with as_user(user):
+            asyncio.run(asyncio.wait_for(trial(password), _TIMEOUT_S))
     except SettingsError as problem:
         return Finding("broker", "failed", str(problem), f"{problem.key}: {problem.allowed}")
     except ColoprobeError as problem:

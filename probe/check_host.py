@@ -203,7 +203,7 @@ def _keys(agent: AgentSettings) -> Iterator[Finding]:
     for file in dict.fromkeys(target.key_file for target in agent.target if target.key_file):
         part = f"key_file {file}"
         try:
-            with _as_user(agent.agent.user):
+            with as_user(agent.agent.user):
                 read_key(file)
         except SocketError as problem:
             yield Finding(
@@ -217,8 +217,8 @@ def _keys(agent: AgentSettings) -> Iterator[Finding]:
 
 
 @contextmanager
-def _as_user(name: str) -> Iterator[None]:
-    """What `agent.user` may do, where this process may find out: the agent reads keys again as that user."""
+def as_user(name: str) -> Iterator[None]:
+    """What `agent.user` may do, where this process may find out: it reads keys and certificates then."""
     import pwd
 
     if not name or os.geteuid() != 0:

@@ -195,6 +195,17 @@ def test_check_says_the_same_of_agents_and_collectors(broker: Broker, files: Fil
             assert found["state"] == ("ok" if says == "takes us" else "failed")
 
 
+@pytest.mark.root
+def test_check_reads_certificates_as_the_agents_user(broker: Broker, files: Files, tmp_path: Path) -> None:
+    file = settings(tmp_path / "agent", "agent", broker.table("mutual", **shown(files.client)))
+    file.write_text(file.read_text().replace("[agent]\n", '[agent]\nuser = "nobody"\n'))
+    out = io.StringIO()
+    check(file, True, out, None)
+    found = {line["part"]: line for line in map(json.loads, out.getvalue().splitlines())}["broker"]
+    assert found["state"] == "failed"
+    assert f"mqtt.ca_file: cannot read '{files.ca}': Permission denied" in found["text"]
+
+
 def over_https(port: int, ca: Path) -> str:
     return f'[influx]\nurl = "https://127.0.0.1:{port}"\nca_file = "{ca}"\ntimeout = "1s"\n'
 

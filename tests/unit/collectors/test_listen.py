@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from collectors.listen import listen, parse
+from collectors.listen import Listener, listen, parse
 from probe.errors import UsageError
 
 
@@ -59,3 +59,15 @@ def test_a_port_in_use_is_an_error_or_another_port() -> None:
 def test_an_address_of_somebody_else(address: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         listen(address, "--board")
+
+
+@pytest.mark.parametrize(
+    ("host", "others"),
+    [
+        *((host, False) for host in ("127.0.0.1", "127.9.9.9", "::1")),
+        *((host, True) for host in ("0.0.0.0", "::", "192.0.2.1", "fe80::1%eth0", "2001:db8::1")),
+    ],
+)
+def test_whom_an_address_lets_in(host: str, others: bool) -> None:
+    with socket.socket() as unused:
+        assert Listener(unused, host, 8080).open_to_others is others
