@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="coloprobe-chaos-"))
     shown = _Progress()
     try:
-        with Site(directory, plan.persistent, plan.tight, agents=options.agents, fleet=fleet) as site:
-            result = run(site, plan, shown.tell, shown.progress)
+        with Site(directory, plan, agents=options.agents, fleet=fleet) as site:
+            result = run(site, shown.tell, shown.progress)
     except KeyboardInterrupt:
         return 130
     finally:

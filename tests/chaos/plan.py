@@ -58,13 +58,15 @@ class Plan:
     """What happens in a run.
 
     `persistent`: whether the broker keeps its queues on disk. `tight`: whether the queues of broker and
-    collectors are so small that they overflow.
+    collectors are so small that they overflow. `protocol`: the version of MQTT that agents and collectors
+    speak.
     """
 
     seed: int
     duration_s: float
     persistent: bool
     tight: bool
+    protocol: str
     faults: tuple[Fault, ...]
 
 
@@ -74,7 +76,7 @@ def draw(seed: int, duration_s: float, cast: Cast, *, pace_s: float = 2.0, longe
     All of them are over by `duration_s`.
     """
     chance = random.Random(seed)
-    persistent, tight = chance.random() < 0.7, chance.random() < 0.5
+    persistent, tight, five = (chance.random() < share for share in (0.7, 0.5, 0.3))
     cards = _deal(chance, cast)
     busy: dict[tuple[str, ...], float] = defaultdict(float)  # until when a part or link is in a fault
     faults: list[Fault] = []
@@ -82,7 +84,7 @@ def draw(seed: int, duration_s: float, cast: Cast, *, pace_s: float = 2.0, longe
     while True:
         now += chance.uniform(0.2, 2 * pace_s - 0.2)
         if now >= duration_s - _SHORTEST_S:
-            return Plan(seed, duration_s, persistent, tight, tuple(sorted(faults)))
+            return Plan(seed, duration_s, persistent, tight, "5" if five else "3.1.1", tuple(sorted(faults)))
         kind, where = next(cards)
         victims = [(name,) for name in where] if kind == "blackout" else [where]
         at = max(now, *(busy[victim] for victim in victims))

@@ -49,6 +49,7 @@ class Result:
             "duration_s": self.plan.duration_s,
             "persistent": self.plan.persistent,
             "tight": self.plan.tight,
+            "protocol": self.plan.protocol,
             "injected": self.injected,
             "settled_s": round(self.settled_s, 2),
             **self.verdict.as_dict(),
@@ -57,16 +58,16 @@ class Result:
 
 def run(
     site: Site,
-    plan: Plan,
     tell: Callable[[str], None],
     progress: Callable[[str], None] = lambda text: None,
     *,
     deadline_s: float = 180.0,
 ) -> Result:
-    """Break `site` (entered, not started yet) by the plan; `deadline_s`: for everything to arrive after that.
+    """Break `site` (entered, not started yet) by its plan; `deadline_s`: for everything to arrive after that.
 
     Raises: AssertionError where the site does not start; everything else is in the verdict.
     """
+    plan = site.plan
     progress("starting")
     site.start()
     driver = Driver(site, tell)
@@ -243,7 +244,8 @@ def say(result: Result, out: Any = sys.stdout) -> None:
     lines = [
         f"seed {result.plan.seed}, {result.plan.duration_s:.0f} s, "
         f"broker {'with' if result.plan.persistent else 'without'} persistence, "
-        f"{'small' if result.plan.tight else 'usual'} queues",
+        f"{'small' if result.plan.tight else 'usual'} queues, "
+        f"MQTT {result.plan.protocol}",
         f"faults injected    {sum(result.injected.values())}: {kinds}",
         f"batches sent       {verdict.batches} (published again {verdict.sent_again}, "
         f"delivered again {verdict.delivered_again})",

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.chaos.parts import Part
-from tests.chaos.plan import Cast
+from tests.chaos.plan import Cast, Plan
 from tests.chaos.wire import PORT, WireCapture
 from tests.lab.netlab import Lab, Namespace
 from tests.system.commands import coloprobe, wait_for
@@ -60,6 +60,7 @@ histogram = "2s"
 interval = "50ms"
 [mqtt]
 url = "mqtt://{broker}:{port}"
+protocol = "{protocol}"
 [uplink]
 ack_timeout = "2s"
 {targets}
@@ -70,6 +71,7 @@ id = "{name}"
 state_dir = "{state}"
 [mqtt]
 url = "mqtt://{broker}:{port}"
+protocol = "{protocol}"
 share_group = "collectors"
 [influx]
 url = "http://{database}:8086"
@@ -156,8 +158,7 @@ class Site:
     """All parts, started by `start`; `parts`, `disks` and `links` by name."""
 
     directory: Path
-    persistent: bool
-    tight: bool
+    plan: Plan  # of which the setup counts here, not the faults
     agents: int = 5
     collectors: int = 2
     fleet: FleetSize | None = None
@@ -199,8 +200,8 @@ class Site:
             "mosquitto.conf",
             _MOSQUITTO.format(
                 port=PORT,
-                persistent=str(self.persistent).lower(),
-                queue=_TIGHT_QUEUE if self.tight else 1000,
+                persistent=str(self.plan.persistent).lower(),
+                queue=_TIGHT_QUEUE if self.plan.tight else 1000,
                 state=state,
             ),
         )
@@ -209,9 +210,10 @@ class Site:
         self._add("database", database, [program("influxd"), "-config", str(file)])
         self.influx = Influx("database", [], INFLUX_PORT, self.directory, health="/ping")
         addresses = {"broker": broker.ipv4, "database": database.ipv4, "port": PORT}
+        addresses["protocol"] = self.plan.protocol
         for number in range(1, self.collectors + 1):
             name = f"collector-{number}"
-            held = _TIGHT_HELD if self.tight else "32MiB"
+            held = _TIGHT_HELD if self.plan.tight else "32MiB"
             text = _COLLECTOR.format(name=name, state=self._folder(name), held=held, **addresses)
             file = self._write(f"{name}.toml", text)
             self._add(name, self._place(name), coloprobe("collect", "-c", file))

@@ -2,7 +2,7 @@
 
 An independent record: it does not ask any of the parts. A TCP stream is put together by its sequence
 numbers up to its first hole, which is as far as a program can have read it; of the MQTT packets in it the
-PUBLISH ones count (OASIS MQTT 3.1.1, section 3.3).
+PUBLISH ones count (OASIS MQTT 3.1.1 and 5, section 3.3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.lab.netlab import Namespace
 
 PORT = 1883
-_PUBLISH = 3
+_CONNECT, _PUBLISH = 1, 3
 _SYN = 0x02
 _MOD = 1 << 32
 _DEADLINE_S = 30.0
@@ -93,6 +93,7 @@ class _Stream:
     next: int  # and of the next one
     early: dict[int, bytes] = field(default_factory=dict)
     text: bytearray = field(default_factory=bytearray)
+    five: bool = False  # MQTT 5, where properties stand before a payload
 
     def add(self, sequence: int, data: bytes) -> None:
         """Take a segment; those that came before their turn follow when their turn comes."""
@@ -130,8 +131,15 @@ def published(pcap: bytes) -> Iterator[Published]:
         if stream is None or not data:
             continue
         stream.add(sequence, data)
-        for topic, payload in _packets(stream.text):
-            yield Published(when, destination == PORT, topic, payload)
+        for kind, flags, body in _packets(stream.text):
+            if kind == _PUBLISH:
+                topic, payload = _publish(flags, body, stream.five)
+                yield Published(when, destination == PORT, topic, payload)
+            elif kind == _CONNECT and body[6:7] == b"\5":  # after its name, as length and text, the version
+                (source, target), (port, other) = _halves(key[0]), _halves(key[1])
+                for way in (key, (target + source, other + port)):
+                    if way in streams:
+                        streams[way].five = True
 
 
 def _frames(pcap: bytes) -> Iterator[tuple[float, bytes]]:
@@ -146,19 +154,31 @@ def _frames(pcap: bytes) -> Iterator[tuple[float, bytes]]:
         at += 16 + length
 
 
-def _packets(text: bytearray) -> Iterator[tuple[str, bytes]]:
-    """Topic and payload of each complete PUBLISH at the beginning of `text`, which loses what was read."""
+def _halves(ends: bytes) -> tuple[bytes, bytes]:
+    return ends[: len(ends) // 2], ends[len(ends) // 2 :]
+
+
+def _packets(text: bytearray) -> Iterator[tuple[int, int, bytes]]:
+    """Type, flags and body of each complete packet at the beginning of `text`, which loses what was read."""
     while (size := _size(text)) is not None and len(text) >= sum(size):
         head, (start, length) = text[0], size
         body = bytes(text[start : start + length])
         del text[: start + length]
-        if head >> 4 == _PUBLISH:
-            named = 2 + int.from_bytes(body[:2], "big")
-            identified = named + (2 if head & 0x06 else 0)  # a packet identifier where the QoS is not 0
-            yield body[2:named].decode(), body[identified:]
+        yield head >> 4, head & 15, body
 
 
-def _size(text: bytearray) -> tuple[int, int] | None:
+def _publish(flags: int, body: bytes, five: bool) -> tuple[str, bytes]:
+    """Topic and payload of a PUBLISH packet."""
+    named = 2 + int.from_bytes(body[:2], "big")
+    at = named + (2 if flags & 0x06 else 0)  # a packet identifier where the QoS is not 0
+    if five:
+        # The properties' length has the form of a packet's; their text is not needed.
+        before, length = _size(b"\0" + body[at : at + 4]) or (1, 0)
+        at += before - 1 + length
+    return body[2:named].decode(), body[at:]
+
+
+def _size(text: bytes | bytearray) -> tuple[int, int] | None:
     """Bytes of the packet's fixed header and of what follows it (2.2.3); None: not all of it is there."""
     length = 0
     for place, byte in enumerate(text[1:5]):

@@ -22,8 +22,8 @@ def test_nothing_is_lost_and_nothing_is_there_twice(
 ) -> None:
     plan = draw(SEED, LENGTH_S, cast(fleet=True), pace_s=1.0, longest_s=3.0)
     fleet = FleetSize(agents=4, targets=5, length_s=LENGTH_S)
-    with Site(tmp_path, plan.persistent, plan.tight, fleet=fleet) as site:
-        result = run(site, plan, tell=print)
+    with Site(tmp_path, plan, fleet=fleet) as site:
+        result = run(site, tell=print)
     assert result.verdict.problems == [], f"{result}\n{capsys.readouterr().out}"
     assert sum(result.injected.values()) == len(plan.faults) >= 12
     assert result.verdict.lost == 0

@@ -19,8 +19,8 @@ CAST = Cast(
 def test_a_plan_is_a_function_of_seed_and_length() -> None:
     assert draw(7, 300, CAST) == draw(7, 300, CAST)
     assert draw(7, 300, CAST) != draw(8, 300, CAST)
-    setups = {(plan.persistent, plan.tight) for plan in (draw(seed, 1, CAST) for seed in range(40))}
-    assert len(setups) == 4
+    plans = [draw(seed, 1, CAST) for seed in range(100)]
+    assert len({(plan.persistent, plan.tight, plan.protocol) for plan in plans}) == 8
 
 
 @pytest.mark.parametrize("seed", range(20))

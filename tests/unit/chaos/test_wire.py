@@ -14,8 +14,10 @@ ISN = (1 << 32) - 40  # so that the numbers wrap
 SYN, ACK = 0x02, 0x10
 
 
-def publish(topic: str, payload: bytes, qos: int = 1) -> bytes:
-    body = struct.pack("!H", len(topic)) + topic.encode() + (b"\0\7" if qos else b"") + payload
+def publish(topic: str, payload: bytes, qos: int = 1, properties: bytes = b"") -> bytes:
+    """`properties`: with their length, as MQTT 5 has them."""
+    identified = b"\0\7" if qos else b""
+    body = struct.pack("!H", len(topic)) + topic.encode() + identified + properties + payload
     length, size = b"", len(body)
     while True:
         size, seven = divmod(size, 128)
@@ -90,6 +92,24 @@ def test_directions_and_connections_are_told_apart() -> None:
     )
     assert [(one.topic, one.to_broker) for one in found] == [("down", False), ("up", True), ("up", True)]
     assert found[0] == Published(1000 + 3e-6, False, "down", b"2")
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_mqtt_5_has_properties_in_front_of_a_payload(qos: int) -> None:
+    long = b"\x26" + struct.pack("!H100sH100s", 100, bytes(100), 100, bytes(100))  # a user property
+    packets = [
+        publish("none", b"payload", qos, b"\0"),
+        publish("some", b"payload", qos, b"\x05\x02" + bytes(4)),  # message expiry interval
+        publish("long", b"payload", qos, bytes([len(long) & 127 | 128, len(long) >> 7]) + long),
+        publish("last", b"", qos, b"\0"),
+    ]
+    wanted = [("none", b"payload"), ("some", b"payload"), ("long", b"payload"), ("last", b"")]
+    connect = bytes([0x10, 8]) + b"\0\4MQTT\5\0"
+    frames = [frame(1, b"", SYN), frame(9, b"", SYN, back=True), frame(2, connect + b"".join(packets))]
+    frames.append(frame(10, b"".join(packets), back=True))
+    found = list(published(pcap(*frames)))
+    for to_broker in (True, False):
+        assert [(one.topic, one.payload) for one in found if one.to_broker is to_broker] == wanted
 
 
 def test_a_repeated_syn_begins_nothing_new() -> None:
