@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up test check bench soak chaos fuzz docs packages clean
+.PHONY: help up test check bench fleet soak chaos fuzz docs packages clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,9 @@ check: $(VENV)/installed-dev ## style and types
 
 bench: packages $(VENV)/installed-dev ## every figure that the README claims; ARGS="--quick --only PART --json FILE"
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+fleet: packages $(VENV)/installed-dev ## a thousand simulated agents: what the fan-in takes; ARGS="--quick --only PART --json FILE --write"
+	@$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 soak: packages $(VENV)/installed-dev ## an agent and a collector for an hour: is their memory flat? ARGS="--hours 8 --json FILE"
 	@$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -1,9 +1,10 @@
 """Numbers of agents and targets in, the fan-in's figures out; or, with a broker's address, that fleet played.
 
-    make fleet                                      all of it, about 8 minutes
+    make fleet                                      all of it, about 10 minutes
     make fleet ARGS="--quick"                       a look, not a claim
     make fleet ARGS="--agents 1000 --targets 200"   that is the default
     make fleet ARGS="--only rate"                   rate, share, database or delay
+    make fleet ARGS="--only delay --windows 60"     ten minutes of the whole fleet, twice
     make fleet ARGS="--json FILE --write"           figures as JSON; put them into docs/scaling.md
     python -m benchmarks.fleet --mqtt URL --agents 50 --targets 20 --window 2s --for 60s --json FILE
 
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,8 @@ def measure(options: argparse.Namespace) -> int:
     report = Report()
     start, complete = time.monotonic(), True
     size = QUICK if options.quick else FULL
+    if options.windows:
+        size = replace(size, windows=options.windows)
     report.data = {
         "machine": machine(),
         "agents": options.agents,
@@ -157,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     own = parser.add_argument_group("measure, on servers of its own")
     own.add_argument("--quick", action="store_true", help="short runs")
     own.add_argument("--only", choices=tuple(PARTS), help="one of the parts")
+    own.add_argument("--windows", type=int, metavar="N", help="of [d] with the whole fleet")
     own.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.name}")
     own.add_argument(
         "--profile", type=Path, metavar="FILE", help="of the collector in [a], which is slower then"
