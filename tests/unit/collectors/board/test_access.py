@@ -253,3 +253,13 @@ def test_no_other_request_gets_in_or_breaks_it(
     asked = Head(method, f"/x{path}", query, headers, client)
     assert status(judge.judge(asked, 0)) in (401, 429)
     assert status(Access(None, "c").judge(asked, 0)) in (200, 403, 421)
+
+
+def test_hostile_cookies_take_linear_time() -> None:
+    # http.cookies takes 15 s for this, and the event loop with it; nobody needs a token to send it.
+    assert status(guarded().judge(head(cookie='c="' + "\\" * 2_000_000 + '"'), 0)) == 401
+
+
+def test_the_cookie_is_found_among_others() -> None:
+    judge = guarded()
+    assert status(judge.judge(head(cookie=f"a=b; c=wrong;{cookie(judge)} ; c"), 0)) == 200
