@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 import traceback
@@ -56,6 +57,16 @@ def impatient(seconds: float = PATIENCE_S) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """What is refused is told, and would be a hundred thousand times."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def judge(target: Target, feed: Feed, data: bytes) -> Finding | None:
     """Feed one input."""
     try:
@@ -69,6 +80,11 @@ def judge(target: Target, feed: Feed, data: bytes) -> Finding | None:
 
 def drive(target: Target, seed: int, *, count: int | None = None, seconds: float | None = None) -> Outcome:
     """Try `count` inputs, or as many as there is time for; ends at the first finding."""
+    with silent():
+        return _drive(target, seed, count, seconds)
+
+
+def _drive(target: Target, seed: int, count: int | None, seconds: float | None) -> Outcome:
     feed = target.make()
     made = inputs(f"{target.name} {seed}", target.seeds(), target.words, target.longest)
     began = time.monotonic()
@@ -88,7 +104,7 @@ def stretched(target: Target, size: int = LONG, patience_s: float = PATIENCE_S) 
     feed = target.make()
     for shape in target.shapes:
         data = shape.of(size)
-        with impatient(patience_s):
+        with silent(), impatient(patience_s):
             if finding := judge(target, feed, data):
                 return finding
     return None

@@ -339,8 +339,6 @@ def _quarantine() -> Feed:
 
 def _receive() -> Feed:
     """The collector's ear: every message comes here, and an exception would end it."""
-    import logging
-
     from collectors.collector import Collector
     from collectors.quarantine import Quarantine
     from probe.clock import ManualClock
@@ -357,7 +355,6 @@ def _receive() -> Feed:
 
         async def close(self) -> None: ...
 
-    logging.getLogger("collectors").setLevel(logging.CRITICAL)
     limits = LimitsTable(batch_bytes=ByteSize(MOST), held_bytes=ByteSize(1 << 20))
     settings = CollectorSettings(
         mqtt=MqttTable(url="mqtt://127.0.0.1"),

@@ -98,14 +98,12 @@ def _spool() -> Feed:
 
 def _store() -> Feed:
     import asyncio
-    import logging
 
     from collectors.sinks.embedded import EmbeddedSink
     from collectors.sinks.store import Reader
     from probe.clock import ManualClock
     from probe.errors import SinkError
 
-    logging.getLogger("coloprobe.store").setLevel(logging.CRITICAL)
     here = directory()
     path = here / "store.sqlite"
     clock = ManualClock()

@@ -7,6 +7,7 @@ libFuzzer says at its end.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import subprocess
@@ -71,6 +72,7 @@ def main(name: str, corpus: str, findings: str, seconds: str, seed: str) -> None
     """Never returns: libFuzzer ends the process."""
     import atheris
 
+    logging.disable(logging.CRITICAL)
     with atheris.instrument_imports(include=["probe", "collectors"]):
         from tests.fuzz.table import TARGETS
 
