@@ -116,7 +116,8 @@ def _writable(key: str, directory: str) -> Finding:
 
 def _broker(mqtt: MqttTable, identity: str, file: str, user: str = "") -> Finding:
     """`user`: who the agent becomes, when it has read the password and before it reads certificates."""
-    from probe.telemetry.mqtt import connect, load_client
+    from probe.preparing import load_late_imports
+    from probe.telemetry.mqtt import connect
 
     async def trial(password: str | None) -> None:
         client = f"{identity}-check-{secrets.token_hex(4)}"
@@ -125,7 +126,7 @@ def _broker(mqtt: MqttTable, identity: str, file: str, user: str = "") -> Findin
 
     try:
         password = read_secret(mqtt.password_file, "COLOPROBE_MQTT_PASSWORD", file, "mqtt.password_file")
-        load_client()
+        load_late_imports()  # that user may not be able to read them
         with as_user(user):
             asyncio.run(asyncio.wait_for(trial(password), _TIMEOUT_S))
     except SettingsError as problem:
