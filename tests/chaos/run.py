@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 
 from probe.errors import ColoprobeError
@@ -96,7 +97,7 @@ def _settle(site: Site, agents: Sequence[str], deadline: float, progress: Callab
         site.look()
         try:
             rows = site.query("SELECT batch, spool, spool_batches, spool_dropped FROM agent GROUP BY agent")
-        except (OSError, RuntimeError):
+        except (OSError, HTTPException, RuntimeError, ValueError):
             behind = {"database": "does not answer"}
         else:
             behind = {name: why for name in agents if (why := _behind(name, rows, since_ns))}

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -308,12 +309,12 @@ class Site:
     def _create_database(self) -> bool:
         try:
             self.parts["database"].namespace.call(lambda: self.influx.create_database(DATABASE))
-        except OSError:
+        except (OSError, HTTPException, RuntimeError, ValueError):
             return False
         return True
 
     def query(self, influxql: str) -> list[dict[str, Any]]:
-        """Raises: OSError, RuntimeError."""
+        """Raises: OSError, HTTPException, RuntimeError or ValueError while the database is not well."""
         return self.parts["database"].namespace.call(lambda: self.influx.query(influxql))
 
     def look(self) -> None:
