@@ -42,8 +42,8 @@ def section(data: _Figures) -> str:
         f"`make fleet` on {machine['cores']} cores ({machine['processor']}, "
         f"{machine['memory_bytes'] / 1e9:.0f} GB, kernel {machine['kernel']}, Python {machine['python']}), "
         f"{machine['date']}: everything, the simulated {data['agents']:,} agents and the database included, "
-        "on this one machine. A line has all fields of an ICMP target. InfluxDB's settings are its own, but "
-        f"for {' and '.join(f'`{one}`' for one in INFLUX_SETTINGS)}: with its default of 25 MB, so many series "
+        "on this one machine. A line has all fields of an ICMP target. InfluxDB's settings are its own but "
+        f"for {' and '.join(f'`{one}`' for one in INFLUX_SETTINGS)}: with the default of 25 MB so many series "
         "keep it busy with writing away a point or two of each.",
         "",
     ]
