@@ -74,7 +74,7 @@ def _point() -> Feed:
         assert point.time_ns == time_ns
         assert point.measurement == "probe"
         keys = [lines.tag_text(key).encode(errors="replace") for key in tags]
-        if "agent" not in tags:
+        if b"agent" not in keys:
             assert line.startswith("probe,agent=ny4-01")
             assert point.tags["agent"] == "ny4-01"
             seen = influx.series(body[:-1])
