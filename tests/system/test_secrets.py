@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import signal
 import subprocess
@@ -112,6 +113,8 @@ def test_no_secret_is_anywhere_but_in_its_file(
     tmp_path: Path, start: partial[Command], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hush = Secrets(tmp_path, "agent", "collector", "influx", "token", "stamp", "board", "embedded")
+    for name in ("agent", "stamp", "influx"):
+        (tmp_path / name).chmod(0o644)
     rules = f"allow_anonymous false\npassword_file {passwords(tmp_path, hush, right=True)}"
     reflector, dead = servers.free_port(), servers.free_port()
     with (
@@ -178,6 +181,15 @@ def test_no_secret_is_anywhere_but_in_its_file(
             assert command.process is not None
             assert command.process.wait(DEADLINE_S) == 0, command.text()
 
+    # Who starts with a secret that everybody may read says so.
+    for at, key in (
+        (0, "--key-file"),
+        (1, "mqtt.password_file"),
+        (1, "target.key_file"),
+        (2, "influx.passw"),
+    ):
+        told = rf"WARNING.*{key}.*: everybody on this host may read {tmp_path}/"
+        assert re.search(told, processes[at].text()), processes[at].text()
     said = "".join(command.text() for command in (*processes, *checks))
     assert hush.found(said.encode()) == []
     assert "Traceback" not in said
