@@ -38,13 +38,10 @@ def _line() -> Feed:
         assert (
             list(influx.blocks(data + b"\n" + NEIGHBOUR))[-1] == NEIGHBOUR or text.lstrip(" \t\0")[:1] == "#"
         )
-        again = lines.parse(
-            lines.encode(lines.series_text(point.measurement, point.tags), point.fields, point.time_ns)
-        )
-        assert again.time_ns == point.time_ns
         # Names with backslashes before separators cannot be said again; all else can.
         if "\\" not in text and "\r" not in text:
-            assert again == point
+            series = lines.series_text(point.measurement, point.tags)
+            assert lines.parse(lines.encode(series, point.fields, point.time_ns)) == point
 
     return feed
 
