@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks import trend
@@ -43,7 +44,10 @@ Times = Mapping[tuple[str, int], list[int]]  # of (agent, number): due, sent, ac
 
 @dataclass(frozen=True)
 class Round:
-    """What is played: `windows` that count, after one that does not. `real`: uplinks, else the pump."""
+    """What is played: `windows` that count, after one that does not.
+
+    real: by uplinks, else by the pump. thrown: into a server that throws away: the fan-in alone is seen.
+    """
 
     name: str
     agents: int
@@ -51,6 +55,7 @@ class Round:
     windows: int
     spread: bool
     real: bool
+    thrown: bool = False
 
 
 @dataclass
@@ -67,20 +72,27 @@ class Delays:
     poll_ms: float = 0.0
     polls_per_s: float = 0.0
     poll_cores: float = 0.0
+    complaints: list[str] = field(default_factory=list)
 
 
 class Watch:
     """`benchmarks.fleet.watch` beside a run: what it saw, and what its asking cost."""
 
-    def __init__(self, influx: Influx, agents: list[str], every_ms: int) -> None:
+    def __init__(self, influx: Influx | None, agents: list[str], every_ms: int) -> None:
+        self._idle = influx is None
+        port = influx.port if influx else 0
         self.seen: dict[tuple[str, int], int] = {}
         self.took_ns: list[int] = []
         self._argv = [
-            sys.executable, "-m", "benchmarks.fleet.watch", str(influx.port), DATABASE, str(every_ms), *agents
+            sys.executable, "-m", "benchmarks.fleet.watch", str(port), DATABASE, str(every_ms), *agents
         ]  # fmt: skip
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
+        """It looks for the length of the block; nothing where there is no database."""
+        if self._idle:
+            yield
+            return
         with process_of(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             process.stdout.readline()
@@ -100,6 +112,7 @@ def rounds(setup: Setup) -> list[Round]:
     return [
         Round("windows end in turn, real uplinks", *whole, spread=True, real=True),
         Round("all windows end at once", *whole, spread=False, real=False),
+        Round("the same, lines thrown away", *whole, spread=False, real=False, thrown=True),
         Round(short, tenth, 1.0, setup.size.short_windows, spread=False, real=False),
     ]
 
@@ -114,26 +127,44 @@ def delay(setup: Setup) -> None:
     )
     runs: list[Delays] = []
     memory: dict[str, tuple[list[tuple[float, int]], int]] = {}
-    for part in rounds(setup):
+    for number, part in enumerate(rounds(setup)):
         report.progress(f"  [d] {part.name}")
-        folder = setup.scratch / f"delay-{len(runs)}"
-        with database(folder) as influx:
-            fill(influx, folder, _pool(setup, part, 1))
-            with rig(folder, into=influx) as made:
-                found, readings = _run(setup, made, influx, part)
-                runs.append(found)
-                memory[part.name] = (readings, peak_bytes(made.collectors[0].pid))
-                made.check()
+        folder = setup.scratch / f"delay-{number}"
+        try:
+            found, memory[part.name] = _round(setup, folder, part)
+            runs.append(found)
+        except BenchmarkError as problem:
+            report.say(f"  {part.name} is not measured: {problem}")
+            report.bars.append(Bar(_what(part.name), [], MOST_S))
+    if not runs:
+        raise BenchmarkError("nothing of it could be measured")
     _say(setup, runs)
     _say_memory(setup, memory)
 
 
-def _run(setup: Setup, made: Rig, influx: Influx, part: Round) -> tuple[Delays, list[tuple[float, int]]]:
-    """One round, and the collector's memory in it: seconds, bytes."""
+def _what(name: str) -> str:
+    return f"[d] {name}: p99 until a query's answer, s"
+
+
+def _round(setup: Setup, folder: Path, part: Round) -> tuple[Delays, tuple[list[tuple[float, int]], int]]:
+    """One round on servers of its own; and its collector's memory: readings (seconds, bytes), peak."""
+    with contextlib.ExitStack() as stack:
+        influx = None
+        if not part.thrown:
+            influx = stack.enter_context(database(folder))
+            fill(influx, folder, _pool(setup, part, 1))
+        made = stack.enter_context(rig(folder, into=influx))
+        found, readings = _run(setup, made, part)
+        found.complaints = made.complaints()
+        return found, (readings, peak_bytes(made.collectors[0].pid))
+
+
+def _run(setup: Setup, made: Rig, part: Round) -> tuple[Delays, list[tuple[float, int]]]:
+    """Play, look, and put together what was seen."""
     names = [name("fleet", n) for n in range(part.agents)]
     # The first and the last of them too: where all come at once, one of them is served last.
     watched = sorted({*names[:: max(1, len(names) // WATCHED)], names[-1]})
-    watch = Watch(influx, watched, setup.size.every_ms)
+    watch = Watch(made.influx, watched, setup.size.every_ms)
     play = (_real if part.real else _pumped)(setup, made, part)
     pids = {"collector": made.collectors[0].pid, **made.others}
     found = Delays(part.name, part.agents, part.agents * (setup.targets + 1) / part.window_s)
@@ -144,16 +175,10 @@ def _run(setup: Setup, made: Rig, influx: Influx, part: Round) -> tuple[Delays, 
             made.check()  # may know why
             raise
         each = len(times) // (part.agents * (part.windows + 1))  # batches of a window
-        _until_seen(influx, watched, (part.windows + 1) * each)
-        time.sleep(4 * setup.size.every_ms / 1000)
-    # Its processor time would be mixed with InfluxDB's own tidying up; it is less than what they take.
-    busy = len(watch.took_ns)
-    with watch.running():
-        time.sleep(setup.size.quiet_s)
-    found.poll_ms = statistics.fmean(watch.took_ns[busy:]) / 1e6
-    found.polls_per_s = 1000 / max(setup.size.every_ms, found.poll_ms)
-    found.poll_cores = found.poll_ms * found.polls_per_s / 1000
-    found.cores = {each: meter.share(each) for each in pids}
+        if made.influx:
+            _until_seen(made.influx, watched, (part.windows + 1) * each)
+            time.sleep(4 * setup.size.every_ms / 1000)
+    found.cores = {process: meter.share(process) for process in pids}
     for (agent, number), (due, sent, acknowledged) in times.items():
         if number <= each:
             continue
@@ -161,10 +186,25 @@ def _run(setup: Setup, made: Rig, influx: Influx, part: Round) -> tuple[Delays, 
         found.acknowledged.append(_seconds(acknowledged - due))
         if at := watch.seen.get((agent, number)):
             found.answered.append(_seconds(at - due))
-    wanted = len(watched) * part.windows * each
-    if len(found.answered) < wanted:
-        raise BenchmarkError(f"{part.name}: {len(found.answered)} of {wanted} batches were seen")
+    if made.influx:
+        _cost_of_asking(setup, watch, found)
+        wanted = len(watched) * part.windows * each
+        if len(found.answered) < wanted:
+            raise BenchmarkError(f"{len(found.answered)} of {wanted} batches were seen")
     return found, [(one.at_s, one.rss_bytes) for one in meter.readings["collector"]]
+
+
+def _cost_of_asking(setup: Setup, watch: Watch, found: Delays) -> None:
+    """What the queries take when there is nothing else.
+
+    InfluxDB's processor time for them is less, and could not be told from its own tidying up.
+    """
+    before = len(watch.took_ns)
+    with watch.running():
+        time.sleep(setup.size.quiet_s)
+    found.poll_ms = statistics.fmean(watch.took_ns[before:]) / 1e6
+    found.polls_per_s = 1000 / max(setup.size.every_ms, found.poll_ms)
+    found.poll_cores = found.poll_ms * found.polls_per_s / 1000
 
 
 def _seconds(ns: int) -> float:
@@ -231,22 +271,24 @@ def _say(setup: Setup, runs: list[Delays]) -> None:
             ("acknowledged", run.acknowledged),
             ("answered", run.answered),
         ):
-            cells = (
-                *(f"{quantile(values, share):.3f}" for share in (0.5, 0.9, 0.99)),
-                f"{max(values):.3f}",
-                f"{len(values):,}",
-            )
-            rows.append((run.name if what == "sent" else "", (what, *cells)))
+            if not values:
+                continue
+            shares = (f"{quantile(values, share):.3f}" for share in (0.5, 0.9, 0.99))
+            cells = (what, *shares, f"{max(values):.3f}", f"{len(values):,}")
+            rows.append((run.name if what == "sent" else "", cells))
     report.table(("fleet", "until", "p50", "p90", "p99", "max", "of"), rows)
     for run in runs:
-        cores = ", ".join(f"{each} {used:.2f}" for each, used in run.cores.items())
-        report.say(
-            f"  {run.name}: {run.lines_per_s:,.0f} lines/s; cores: {cores}; {run.polls_per_s:.0f} queries/s "
-            f"of {run.poll_ms:.1f} ms, which take less than {run.poll_cores:.2f} of InfluxDB's"
-        )
-        report.bars.append(
-            Bar(f"[d] {run.name}: p99 until a query's answer, s", [quantile(run.answered, 0.99)], MOST_S)
-        )
+        cores = ", ".join(f"{process} {used:.2f}" for process, used in run.cores.items())
+        said = f"  {run.name}: {run.lines_per_s:,.0f} lines/s; cores: {cores}"
+        if run.answered:
+            said += (
+                f"; {run.polls_per_s:.0f} queries/s of {run.poll_ms:.1f} ms, which take less than "
+                f"{run.poll_cores:.2f} of InfluxDB's"
+            )
+            report.bars.append(Bar(_what(run.name), [quantile(run.answered, 0.99)], MOST_S))
+        report.say(said)
+        for complaint in run.complaints[:1]:
+            report.say(f"    its collector complained {len(run.complaints)} times: {complaint[:200]}")
     report.data["delay"] = [asdict(run) for run in runs]
 
 

@@ -43,7 +43,7 @@ def section(data: _Figures) -> str:
         f"{machine['memory_bytes'] / 1e9:.0f} GB, kernel {machine['kernel']}, Python {machine['python']}), "
         f"{machine['date']}: everything, the simulated {data['agents']:,} agents and the database included, "
         "on this one machine. A line has all fields of an ICMP target. InfluxDB's settings are its own but "
-        f"for {' and '.join(f'`{one}`' for one in INFLUX_SETTINGS)}: with the default of 25 MB so many series "
+        f"for {' and '.join(f'`{one}`' for one in INFLUX_SETTINGS)}: with its 25 MB so many series "
         "keep it busy with writing away a point or two of each.",
         "",
     ]
@@ -90,7 +90,8 @@ def _delay(data: _Figures) -> Iterator[str]:
     yield "| from a window's end to a query's answer, s | lines/s | p50 | p99 | longest |"
     yield "| --- | --- | --- | --- | --- |"
     for run in data["delay"]:
-        values = run["answered"]
+        if not (values := run["answered"]):
+            continue
         yield (
             f"| {run['name']} | {run['lines_per_s']:,.0f} | {quantile(values, 0.5):.3f} | "
             f"{quantile(values, 0.99):.3f} | {max(values):.3f} |"
@@ -107,7 +108,9 @@ def _sizing(data: _Figures) -> Iterator[str]:
     if "database" in data:
         arms = data["database"]["through"]
         per_line.append(statistics.median(max(arm["influx_cpu_s"], TICK_S) / arm["lines"] for arm in arms))
-    per_line += [run["cores"]["InfluxDB"] / run["lines_per_s"] for run in data.get("delay", [])]
+    per_line += [
+        run["cores"]["InfluxDB"] / run["lines_per_s"] for run in data.get("delay", []) if run["answered"]
+    ]
     yield f"What this means for other fleets, with collectors and database at {LOAD:.0%} of their cores:"
     yield ""
     yield "| agents x targets | lines/s | collectors | MB/s into the broker and out | InfluxDB 1.6 cores |"

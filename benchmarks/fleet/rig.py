@@ -73,11 +73,16 @@ class Rig:
     def check(self) -> None:
         """Raises: BenchmarkError where a collector has ended or complains."""
         for number, process in enumerate(self.collectors):
-            said = log_of(self.scratch, number).read_text(errors="replace")
             if process.poll() is not None:
+                said = log_of(self.scratch, number).read_text(errors="replace")
                 raise BenchmarkError(f"a collector ended with {process.returncode}: {said[-500:].strip()}")
-            if trouble := [line for line in said.splitlines() if "ERROR" in line or "Traceback" in line]:
-                raise BenchmarkError(f"a collector complains: {trouble[0][:300]}")
+        if trouble := self.complaints():
+            raise BenchmarkError(f"a collector complains: {trouble[0][:300]}")
+
+    def complaints(self) -> list[str]:
+        """Errors that the collectors logged."""
+        logs = (log_of(self.scratch, n).read_text(errors="replace") for n in range(len(self.collectors)))
+        return [line for log in logs for line in log.splitlines() if "ERROR" in line or "Traceback" in line]
 
     @property
     def others(self) -> dict[str, int]:

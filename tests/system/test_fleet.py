@@ -106,11 +106,12 @@ def test_every_figure_is_told_and_stands_on_the_page(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.fleet.database.FORMS", ("members",))
-    monkeypatch.setattr(
-        delay,
-        "rounds",
-        lambda _: [Round("uplinks", 5, 0.4, 1, True, True), Round("pump", 5, 0.4, 1, False, False)],
-    )
+    played = [
+        Round("uplinks", 5, 0.4, 1, spread=True, real=True),
+        Round("pump", 5, 0.4, 1, spread=False, real=False),
+        Round("thrown", 5, 0.4, 1, spread=False, real=False, thrown=True),
+    ]
+    monkeypatch.setattr(delay, "rounds", lambda _: played)
     setup.report.data = {"machine": machine(), "agents": 5, "targets": 20}
     for part in (rate, share, database, delay.delay):
         part(setup)
@@ -127,10 +128,12 @@ def test_every_figure_is_told_and_stands_on_the_page(
     assert data["database"]["lines"] == data["database"]["straight"][0]["lines"]
     # A collector adds a line about itself now and then.
     assert data["database"]["through"][0]["lines"] >= data["database"]["lines"]
-    for run in data["delay"]:
-        assert len(run["acknowledged"]) == len(run["answered"]) == 5
+    for run, one in zip(data["delay"], played, strict=True):
+        assert len(run["acknowledged"]) == 5
+        assert len(run["answered"]) == (0 if one.thrown else 5)
         assert all(sent <= heard for sent, heard in zip(run["sent"], run["acknowledged"], strict=True))
         assert all(value > 0 for value in run["answered"])
+        assert run["complaints"] == []
     assert {bar["what"].split()[0] for bar in data["bars"]} == {"[a]", "[b]", "[c]", "[d]", "[e]"}
     assert all(bar["values"] for bar in data["bars"])
     markdown = tmp_path / "scaling.md"
