@@ -9,11 +9,13 @@
 
 Faults of different parts may overlap, faults of one part or one link do not. They are dealt from a shuffled
 deck with a card for each kind of fault and part, so that a short run sees as many different ones as it can.
-A blackout is a card that kills several parts in the same moment.
+A blackout is a card that kills several parts in the same moment, a storm one that kills a part whenever it is
+about to begin.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,6 +28,8 @@ KINDS = (*PROCESS, "reload", "wipe", *CUTS, *FULL)
 
 _BREATH_S = 0.3  # between two faults of one part
 _SHORTEST_S = 0.2
+_MANY = ("blackout", "storm")  # cards that are several kills
+_KILLS = 5  # of a storm
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,26 @@ def draw(seed: int, duration_s: float, cast: Cast, *, pace_s: float = 2.0, longe
         if now >= duration_s - _SHORTEST_S:
             return Plan(seed, duration_s, persistent, tight, "5" if five else "3.1.1", tuple(sorted(faults)))
         kind, where = next(cards)
-        victims = [(name,) for name in where] if kind == "blackout" else [where]
-        at = max(now, *(busy[victim] for victim in victims))
-        for victim in victims:
-            until = min(at + chance.uniform(_SHORTEST_S, longest_s), duration_s)
-            if until - at >= _SHORTEST_S:
+        played = _play(chance, kind, where, longest_s)
+        free = max(busy[victim] for victim, _, _ in played)
+        for victim, at, length in played:
+            begin = max(now, free) + at
+            until = min(begin + length, duration_s)
+            if until - begin >= _SHORTEST_S:
                 busy[victim] = until + _BREATH_S
-                fault = "kill" if kind == "blackout" else kind
-                faults.append(Fault(round(at, 2), round(until, 2), fault, victim))
+                fault = "kill" if kind in _MANY else kind
+                faults.append(Fault(round(begin, 2), round(until, 2), fault, victim))
+
+
+def _play(
+    chance: random.Random, kind: str, where: tuple[str, ...], longest_s: float
+) -> list[tuple[tuple[str, ...], float, float]]:
+    """Whom a card meets, how much later, and for how long."""
+    if kind == "storm":
+        begins = itertools.accumulate(chance.uniform(0.5, 2.0) for _ in range(_KILLS))
+        return [(where, begin, _SHORTEST_S) for begin in begins]
+    victims = [(name,) for name in where] if kind == "blackout" else [where]
+    return [(victim, 0.0, chance.uniform(_SHORTEST_S, longest_s)) for victim in victims]
 
 
 def _deal(chance: random.Random, cast: Cast) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -111,6 +127,7 @@ def _deal(chance: random.Random, cast: Cast) -> Iterator[tuple[str, tuple[str, .
         deck.append(("wipe", (cast.broker,)))
         everybody = (*cast.agents, *cast.collectors, cast.broker, cast.database)
         deck.append(("blackout", chance.choice((everybody, everybody[len(cast.agents) :], cast.collectors))))
+        deck.append(("storm", (chance.choice((*cast.agents, *cast.collectors)),)))
         deck += [(kind, (name, "disk")) for kind in FULL for name in cast.cramped]
         links = (
             (chance.choice(senders), cast.broker),

@@ -12,7 +12,7 @@ from tests.chaos.site import FleetSize, Site, cast
 
 pytestmark = pytest.mark.system
 
-SEED = 66  # every kind of fault, a blackout of all but the agents, queues that overflow
+SEED = 616  # every kind of fault, a blackout of all but the agents, queues that overflow
 
 LENGTH_S = 18
 

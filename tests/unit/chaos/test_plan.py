@@ -61,6 +61,15 @@ def test_a_blackout_kills_in_the_same_moment() -> None:
     assert max(kills.values()) >= len(CAST.collectors)
 
 
+def test_a_storm_kills_who_has_just_been_started() -> None:
+    plan = draw(7, 300, CAST)
+    kills = [fault for fault in plan.faults if fault.kind == "kill" and fault.until_s - fault.at_s < 0.25]
+    again = [
+        (one, other) for one in kills for other in kills if one.where == other.where and other.at_s > one.at_s
+    ]
+    assert sum(other.at_s - one.until_s < 2.0 for one, other in again) >= 4
+
+
 def test_faults_of_different_parts_overlap() -> None:
     def overlapping(plan: Plan) -> int:
         pairs = zip(plan.faults, plan.faults[1:], strict=False)
