@@ -14,6 +14,9 @@ from tests.fuzz.target import Chooser, Feed, Shape, Target
 
 NOW = 1_790_000_000_000_000_000
 MOST = 4096  # bytes of a batch here
+# A collector's clock may be reset, behind, right, or ahead.
+_CLOCKS = (NOW, 60 * 10**9, NOW - 10**17, NOW + 10**14, 1_999_999_999_999_999_999, 4 * 10**18, 0)
+_EARLIEST, _SANE = 946_684_800 * 10**9, 1_767_225_600 * 10**9  # 2000, and 2026: no clock is right before it
 AGENTS = ("ny4-01", "a", "ld4-02", "ny4-012")
 SPOOL = "9f2c41d0"
 NEIGHBOUR = b"probe,agent=ld4-99,target=y sent=1i 1790000000000000001"
@@ -90,10 +93,10 @@ def _batch() -> Feed:
 
     known = {name.encode() for name in schema.MEASUREMENTS} - {b"collector"}
 
-    def judge(agent: str, payload: bytes, book: SeriesBook | None = None) -> Batch | None:
+    def judge(agent: str, payload: bytes, now: int, book: SeriesBook | None = None) -> Batch | None:
         topic = f"coloprobe/v1/{agent}/lines/{SPOOL}/17"
         try:
-            batch = validate(topic, payload, now_ns=NOW, max_bytes=MOST, series=book)
+            batch = validate(topic, payload, now_ns=now, max_bytes=MOST, series=book)
         except BatchError as problem:
             assert problem.reason in REASONS, problem.reason
             return None
@@ -108,7 +111,7 @@ def _batch() -> Feed:
         assert len(body) == batch.text_bytes <= MOST + 1
         return found
 
-    def harmless(agent: str, found: list[bytes]) -> None:
+    def harmless(agent: str, found: list[bytes], now: int) -> None:
         body = b"".join(line + b"\n" for line in found)
         whole = [line for line in found if line]
         assert list(influx.blocks(body + NEIGHBOUR)) == [*whole, NEIGHBOUR], (
@@ -120,7 +123,7 @@ def _batch() -> Feed:
             kinds = {field.name: str(field.kind) for field in schema.MEASUREMENTS[point.measurement].fields}
             for name, kind in lines.kinds(line.decode()):
                 assert kinds.setdefault(name, kind) == kind != "uint", "it would decide a shard's type"
-            assert NOW - (1 << 60) < point.time_ns < NOW + 367 * 86_400 * 10**9
+            assert _EARLIEST <= point.time_ns <= max(now, _SANE) + 366 * 86_400 * 10**9
             seen = influx.series(line)
             if seen is not None:  # else it refuses the line, which is set aside then
                 measurement, tags = seen
@@ -131,15 +134,17 @@ def _batch() -> Feed:
     def feed(data: bytes) -> None:
         choose = Chooser(data)
         agent, way, limited = AGENTS[choose.number(4)], choose.number(8), choose.number(4) == 3
+        now = _CLOCKS[choose.number(len(_CLOCKS))]
         text = choose.rest
         payload = _packed(way, text)
         book = SeriesBook(2) if limited else None
-        batch = judge(agent, payload, book)
+        batch = judge(agent, payload, now, book)
         if batch is None:
             return
         text = gzip.decompress(payload) if payload.startswith(b"\x1f\x8b") else payload
         found = good(batch)
-        harmless(agent, found)
+        harmless(agent, found, now)
+        assert batch.newest_ns <= max(now, 0)
         bad = [line.text.encode() for line in batch.bad]
         assert Counter(found + bad) == Counter(line for line in text.split(b"\n") if line), "a line is lost"
         assert batch.over_limit == sum("limits.series" in line.reason for line in batch.bad)
@@ -147,7 +152,7 @@ def _batch() -> Feed:
             assert len({line.split(b" ")[0] for line in found if b"\\" not in line}) <= 2
             return
         # A character that the quick way does not take sends the same lines by the slow one.
-        slow = judge(agent, text + f'\nagent,agent={agent} note="é" {NOW}\n'.encode())
+        slow = judge(agent, text + f'\nagent,agent={agent} note="é" {NOW}\n'.encode(), now)
         assert slow is None or good(slow)[:-1] == found, "the quick and the slow way differ"
         assert slow is not None or len(text) > MOST - 100, "the slow way refuses what the quick one takes"
 
@@ -155,8 +160,8 @@ def _batch() -> Feed:
 
 
 def _batch_seeds() -> list[bytes]:
-    return [bytes((0, way, limited)) + text for text in TEXTS for way in (0, 2) for limited in (0, 3)] + [
-        bytes((0, way, 0)) + TEXTS[-1] for way in range(8)
+    return [bytes((0, way, limited, 0)) + text for text in TEXTS for way in (0, 2) for limited in (0, 3)] + [
+        bytes((0, way, 0, clock)) + TEXTS[-1] for way in range(8) for clock in range(len(_CLOCKS))
     ]
 
 
@@ -403,7 +408,7 @@ TARGETS = (
         words=WORDS,
         inputs=1500,
         shapes=[
-            Shape(b"\0\0\0" + head, part)
+            Shape(b"\0\0\0\0" + head, part)
             for head in (b"", b"probe,agent=ny4-01,", b"probe,agent=ny4-01 ", b'event,agent=ny4-01 text="')
             for part in (
                 b"\\",
