@@ -6,8 +6,9 @@
 
 - At most `window` batches are in flight: taken, and neither acknowledged nor given up. How many of them
   may be on their way at a time is `room`'s.
-- New batches go first. The backlog follows oldest first, gets every second turn, and leaves a quarter of the
-  slots, and at least one, to new batches, so that neither starves the other.
+- New batches go first, and beyond the room one a second: they are few, and one that was lost must not hold
+  up the next. The backlog follows oldest first, gets every second turn, and leaves a quarter of the slots,
+  and at least one, to new batches, so that neither starves the other.
 - A batch that is not acknowledged within `ack_timeout` is published again, after twice, then four times as
   long once more; then it makes room for others and comes again when the backlog has been gone through.
 - Where nothing at all is acknowledged for `ack_timeout`, one batch at a time goes out, a new one and an old
@@ -33,6 +34,7 @@ PAGE = 256  # numbers of the backlog that are known at a time
 FIRST_PAUSE_NS = 1 * SECOND
 LAST_PAUSE_NS = 60 * SECOND
 ATTEMPTS = 3  # in a row, before a batch waits for its next turn
+NEW_EVERY_NS = 1 * SECOND  # new batches beyond the room
 FATAL = 3  # connections in a row that end with a batch on its way, before it goes alone
 FIRST_ROOM = 4  # on a new connection: batches on their way at a time
 
@@ -61,6 +63,7 @@ class Outbox:
         self._live = last + 1  # the next new number
         self._lap = False  # something below the cursor was given up and comes again
         self._turn_live = True
+        self._took_new: int | None = None  # when the last new one was taken
         self._silent_since: int | None = None  # the broker has had a batch since then and nothing came back
         self._expiry: int | None = None  # no flight times out before this
         self._ended_with: dict[int, int] = {}  # on their way when a connection ended; how many in a row
@@ -78,7 +81,7 @@ class Outbox:
 
     @property
     def room(self) -> int:
-        """Batches that may be on their way at a time; one more where none of them would be a new one."""
+        """Batches that may be on their way at a time; new ones may be more."""
         return self._room.size
 
     @property
@@ -140,7 +143,7 @@ class Outbox:
             self._expire(now)
         if self.narrow:
             return self._take_single(now)
-        number = self._choose()
+        number = self._choose(now)
         return self._take_alone(now) if number is None else number
 
     def due(self) -> int | None:
@@ -149,7 +152,10 @@ class Outbox:
             waiting = self._flights or self._ahead or self._live <= self.last
             return self._resume if waiting else None
         alone = self._alone_at if self._alone and not self._flights else None
-        times = (self._expiry, self._deadline(), alone)
+        new = None  # soon is soon enough: nobody knows the time here
+        if self._took_new is not None and self._live <= self.last and len(self._flights) < self._window:
+            new = self._took_new + NEW_EVERY_NS
+        times = (self._expiry, self._deadline(), alone, new)
         return min((time for time in times if time is not None), default=None)
 
     def delivered(self, number: int, now: int) -> None:
@@ -189,12 +195,12 @@ class Outbox:
         waiting = any(flight.since is not None for flight in self._flights.values())
         self._silent_since = now if waiting else None
 
-    def _choose(self) -> int | None:
+    def _choose(self, now: int) -> int | None:
         """A new batch or one of the backlog, in turn where there are both."""
         while self._live in self._alone:
             self._live += 1
-        live = self._live <= self.last and self._may_fly(live=True)
-        backlog = bool(self._retry or self._ahead) and self._may_fly(live=False)
+        live = self._live <= self.last and self._may_fly(live=True, now=now)
+        backlog = bool(self._retry or self._ahead) and self._may_fly(live=False, now=now)
         if live and (self._turn_live or not backlog):
             if self.narrow or self.last - self._live >= self._window:
                 self._live = self.last  # too far behind: what is skipped has become backlog
@@ -203,6 +209,7 @@ class Outbox:
             number = self._live
             self._live += 1
             self._turn_live = False
+            self._took_new = now
         elif backlog:
             self._turn_live = True
             if self._retry:
@@ -238,12 +245,13 @@ class Outbox:
         self._alone.update(dict.fromkeys(found))
         return found
 
-    def _may_fly(self, *, live: bool) -> bool:
+    def _may_fly(self, *, live: bool, now: int) -> bool:
         """Whether one more may be on its way; the backlog leaves a quarter, and at least one, to new ones."""
         new = sum(flight.live for flight in self._flights.values())
         flying = len(self._flights) - len(self._retry)
         if live:
-            return len(self._flights) < self._window and (flying < self.room or not new)
+            due = not new or self._took_new is None or now - self._took_new >= NEW_EVERY_NS
+            return len(self._flights) < self._window and (flying < self.room or due)
         if not self._retry and len(self._flights) - new >= _for_backlog(self._window):
             return False
         return flying < self.room and flying - new < _for_backlog(self.room)
@@ -259,7 +267,7 @@ class Outbox:
             self._lap = True
             self._pause = min(self._pause * 2, LAST_PAUSE_NS)
         self._pause = max(self._pause, FIRST_PAUSE_NS)
-        number = self._choose()
+        number = self._choose(now)
         if number is not None:
             self._tried, self._tried_at = now, self.last
             self._resume = now + self._pause

@@ -358,6 +358,21 @@ def test_batches_that_connections_end_with_go_alone_after_all_others() -> None:
     assert world.take() == 41
 
 
+def test_a_new_batch_that_was_lost_does_not_hold_up_the_next() -> None:
+    world = World(waiting=300)
+    world.outbox._room.begin(1)
+    assert world.take() == 300
+    world.append(3)
+    assert world.take() is None
+    for number in (301, 302, 303):
+        before = world.now
+        assert world.until_due()
+        assert world.now - before == SECOND
+        assert world.take() == number
+        assert world.take() is None
+    assert world.outbox.in_flight == 4
+
+
 STEP = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 40)),
     st.tuples(st.just("take"), st.integers(1, 20)),
