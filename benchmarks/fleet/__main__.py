@@ -31,7 +31,7 @@ import msgspec
 from benchmarks.fleet.database import database
 from benchmarks.fleet.delay import delay
 from benchmarks.fleet.page import PAGE, write_into
-from benchmarks.fleet.player import Fleet
+from benchmarks.fleet.player import Fleet, allow_connections
 from benchmarks.fleet.rate import rate, share
 from benchmarks.fleet.setup import FULL, QUICK, Setup
 from benchmarks.fleet.spools import DEFAULT_BYTES
@@ -63,6 +63,7 @@ def measure(options: argparse.Namespace) -> int:
     """Every part, on servers of its own."""
     # A database that is too slow for the fleet shows in the figures; a thousand agents need not say so each.
     logging.getLogger("probe.telemetry.uplink").setLevel(logging.ERROR)
+    allow_connections(options.agents)  # the broker inherits it
     report = Report()
     start, complete = time.monotonic(), True
     size = QUICK if options.quick else FULL

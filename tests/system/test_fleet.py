@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from benchmarks.fleet.database import database
 from benchmarks.fleet.delay import Round
 from benchmarks.fleet.hosts import Host
 from benchmarks.fleet.page import BEGIN, END
+from benchmarks.fleet.player import allow_connections
 from benchmarks.fleet.pool import render, text_of
 from benchmarks.fleet.pump import Pump
 from benchmarks.fleet.rate import rate, share, stats
@@ -250,3 +252,22 @@ def test_a_quantile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
     values = [float(n) for n in range(1, 101)]
     assert [quantile(values, share) for share in (0.5, 0.99, 1.0)] == [50.0, 99.0, 100.0]
     assert quantile([3.0], 0.01) == quantile([3.0], 0.99) == 3.0
+
+
+def test_more_connections_than_the_kernel_allows_are_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def refuse(_: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 512))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    allow_connections(100)
+    allow_connections(300)
+    assert asked == [(428, 512)]
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with pytest.raises(OSError, match=r"1000 agents need 1128 .* may have 512: .*ulimit -Hn 1128"):
+        allow_connections(1000)
