@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
+from tests.fuzz.fanin import NOW, SPOOL
+from tests.fuzz.files import directory
 from tests.fuzz.target import Feed, Shape, Target
 
 _TOKEN = "a-token-of-some-length"
@@ -89,7 +91,104 @@ def _seeds() -> list[bytes]:
     ]
 
 
+def _shown() -> Feed:
+    """Whatever a collector lets in, the board and `coloprobe show` can show."""
+    import io
+
+    from collectors.board import markup
+    from collectors.board.feed import Feed as Reading
+    from collectors.show import show
+    from collectors.sinks.embedded import EmbeddedSink
+    from collectors.validate import validate
+    from probe.clock import ManualClock
+    from probe.errors import BatchError
+
+    here = directory()
+    path = here / "store.sqlite"
+    clock = ManualClock(NOW)
+
+    async def look(body: bytes) -> list[str]:
+        sink = EmbeddedSink(path, clock=clock)
+        await sink.write(body)
+        await sink.close()
+        reading = Reading(path, clock)
+        try:
+            view = await reading.refresh()
+            assert not view.problem, view.problem
+            said = [markup.chips(view.rows), markup.events(view.events), markup.agents(view.agents)]
+            for row in view.rows:
+                chart = await reading.chart(int(str(row["id"])), 3600 * 10**9)
+                said.append(markup.flows(chart.flows))
+        finally:
+            reading.close()
+        return said
+
+    def feed(data: bytes) -> None:
+        topic = f"coloprobe/v1/ny4-01/lines/{SPOOL}/17"
+        try:
+            batch = validate(topic, data, now_ns=NOW, max_bytes=1 << 16)
+        except BatchError:
+            return
+        for file in here.iterdir():
+            file.unlink()
+        page = "".join(asyncio.run(look(batch.body)))
+        assert "<script" not in page, "what agents say is text"
+        for json in (True, False):
+            out = io.StringIO()
+            show(here, 3600 * 10**9, json, out, clock)
+            assert out.getvalue().encode() or not batch.count or json
+            assert json or not set(out.getvalue()) & set("\x1b\r\x07"), "it would move a terminal's cursor"
+
+    return feed
+
+
+def _shown_seeds() -> list[bytes]:
+    made = []
+    for number in range(3):
+        at = NOW - 10**10 * (3 - number)
+        flow = "agent=ny4-01,dscp=0,kind=icmp,line=A,site=NY4,target=<script>,venue=CME"
+        values = (
+            "sent=10i,received=9i,lost=1i,loss=0.1,rtt_min_ns=5i,rtt_p50_ns=9i,rtt_p99_ns=12i,rtt_max_ns=15i"
+        )
+        made += [
+            f"probe,{flow} {values},jitter_ns=3i {at}",
+            f"probe,{flow},flow=1 {values} {at}",
+            f"probe,{flow},flow=2 {values} {at}",
+            f"probe_histogram,{flow},le=000000000010 count={number}i {at}",
+            f"probe_histogram,{flow},le=+Inf count=1i {at}",
+            f"agent,agent=ny4-01,site=NY4 batch={number}i,cpu_ns={number}i,clock_synchronised=true {at}",
+            f'event,agent=ny4-01,kind=path,target=x text="<script>",detail="{{\\"a\\": 1}}" {at}',
+        ]
+    lines = [f"{line}\n".encode() for line in made]
+    return [b"".join(lines), *(b"".join(lines[n::7]) for n in range(7))]
+
+
 TARGETS = (
+    Target(
+        "shown",
+        "collectors.board.feed.Feed, markup, collectors.show",
+        "what was let in can be shown, as text, and moves no terminal's cursor",
+        _shown,
+        _shown_seeds,
+        words=[
+            *(f"={number}i".encode() for number in (0, -1, 2**63 - 1, -(2**63), 10**12)),
+            *(
+                b"=1e300",
+                b"=-0.0",
+                b"=1e-300",
+                b"le=",
+                b"+Inf",
+                b"le=0",
+                b"flow=",
+                b"sent=0i",
+                b"kind=",
+                b"\x1b[2J",
+            ),
+            *(b"loss=", b"rtt_p50_ns=", b"forward_p50_ns=1i", b"open=1i", b"</td>", b"<script>", b'detail="'),
+        ],
+        inputs=16,
+        guided=False,
+    ),
     Target(
         "board",
         "collectors.board.guard.Guard, access.Access",
