@@ -124,17 +124,14 @@ def _ack() -> Feed:
 
 def _settings() -> Feed:
     from probe.errors import SettingsError
-    from probe.settings import load_agent, load_collector
+    from probe.settings import digest, load_agent, load_collector
 
     path = directory() / "settings.toml"
 
     def feed(data: bytes) -> None:
         path.write_bytes(data[1:])
         try:
-            if data[:1] > b"\x7f":
-                load_collector(path)
-            else:
-                load_agent(path)
+            assert len(digest(load_collector(path) if data[:1] > b"\x7f" else load_agent(path))) == 64
         except SettingsError as problem:
             said = str(problem)
             assert said.startswith(str(path))

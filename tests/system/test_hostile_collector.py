@@ -23,7 +23,7 @@ from tests.system.servers import Influx, Server
 
 HONEST = "ld4-02"
 TOGETHER = 3  # attacks and a batch of the honest agent, most of which end in the same write
-PATIENCE_S = 20.0  # for an acknowledgement: it takes 0.1 s, on a machine that has nothing else to do
+PATIENCE_S = 30.0  # for an acknowledgement: it takes 0.1 s, on a machine that has nothing else to do
 GROWTH_MB = (
     150  # a payload of 10 MB is held by the client library, once or twice, before anybody can look at it
 )
