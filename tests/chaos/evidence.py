@@ -85,6 +85,7 @@ class Evidence:
         default_factory=dict
     )  # probes by agent and target, by the filter
     killed: set[str] = field(default_factory=set)  # agents that had a SIGKILL
+    full: set[str] = field(default_factory=set)  # agents whose disk was full for a while
     # When agents did not run or could not measure or spool, so that windows may be missing.
     absent: dict[str, list[Span]] = field(default_factory=dict)
     window_ns: int = 1_000_000_000

@@ -188,6 +188,7 @@ def _evidence(site: Site, done: list[Done]) -> Evidence:
         },
         seen=site.probes_seen(),
         killed=_killed(agents, done),
+        full={one.fault.where[0] for one in done if one.fault.kind in FULL},
         absent={name: absences(name, done) for name in agents},
         window_ns=WINDOW_NS,
         interval_ns=INTERVAL_NS,

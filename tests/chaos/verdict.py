@@ -102,6 +102,8 @@ def _batches(evidence: Evidence, verdict: Verdict) -> None:
         ends[state.agent, state.spool] = state.last
         dropped[state.agent, state.spool] = state.dropped
         verdict.blame(state.waiting, f"batches still wait in the spool of {state.agent}")
+        if state.agent not in evidence.full:
+            verdict.blame(state.dropped, f"batches dropped by {state.agent}, whose disk was never full")
     for batch in evidence.sent.points:  # a spool that was replaced is known from the wire alone
         at = batch.agent, batch.spool
         ends[at] = max(ends[at], batch.number)

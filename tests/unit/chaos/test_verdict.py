@@ -70,6 +70,7 @@ def whole() -> Evidence:
         stored=stored,  # type: ignore[arg-type]
         seen={(agent, "t1"): 20 * LAST for agent in AGENTS},
         absent={agent: [] for agent in AGENTS},
+        full={"agent-1"},
     )
 
 
@@ -132,6 +133,11 @@ def a_batch_that_was_acknowledged_is_missing(evidence: Evidence) -> None:
 
 def a_batch_was_dropped_and_not_counted(evidence: Evidence) -> None:
     del evidence.sent.acknowledged[BatchId("agent-1", SPOOLS["agent-1"], 2)]
+
+
+def a_batch_was_dropped_without_need(evidence: Evidence) -> None:
+    evidence.full.clear()
+    evidence.spools[0] = SpoolState("agent-1", SPOOLS["agent-1"], LAST, 0, 1)
 
 
 def lines_were_dropped(evidence: Evidence) -> None:
@@ -245,6 +251,7 @@ def an_agent_left_badly(evidence: Evidence) -> None:
             "1 batches were acknowledged and are not in the database",
         ),
         (a_batch_was_dropped_and_not_counted, "uncounted", "1 batches left the spool of agent-1"),
+        (a_batch_was_dropped_without_need, "", "1 batches dropped by agent-1, whose disk was never full"),
         (lines_were_dropped, "", "3 lines_dropped, says agent-1 of itself"),
         (a_collector_refused, "", "2 rejected, says collector-2 of itself"),
         (a_batch_still_waits, "", "1 batches still wait in the spool of agent-1"),
