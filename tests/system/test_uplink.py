@@ -278,7 +278,7 @@ def test_hint_ends_a_long_pause_and_the_newest_batch_is_the_first(
                     await other.publish(topics.ack(AGENT), b"{}", qos=0)
                     assert await uplink.drain(inside(30))
                 assert order[0] == 51
-                assert sorted(order) == list(range(1, 52))
+                assert set(order) == set(range(1, 52))
                 assert (uplink.bad_acks, uplink.state) == (0, "online")
 
     run(main())
