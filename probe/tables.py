@@ -34,16 +34,17 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The document of a file. Raises: SettingsError (unreadable, or not TOML)."""
     try:
-        with Path(path).open("rb") as stream:
-            return tomllib.load(stream)
+        text = Path(path).read_bytes()
     except OSError as problem:
         raise SettingsError(
             str(path), "", f"cannot read it: {problem.strerror}", "a readable TOML file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise SettingsError(str(path), "", f"is not TOML: {problem}", "see https://toml.io") from None
     except ValueError as problem:  # a path with a null byte
         raise SettingsError(repr(path), "", f"cannot read it: {problem}", "a readable TOML file") from None
+    try:
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as problem:  # ValueError: also no UTF-8, and numbers of 5,000 digits
+        raise SettingsError(str(path), "", f"is not TOML: {problem}", "see https://toml.io") from None
 
 
 def convert(raw: Any, shape: type[T], file: str, prefix: str = "") -> T:

@@ -426,3 +426,11 @@ def test_a_secret_that_cannot_be_read_names_both_ways_and_never_the_secret(tmp_p
         == f"agent.toml: mqtt.password_file: {str(path)!r} is empty (allowed: a file that holds the secret)"
     )
     assert os.fspath(path) in str(caught.value)
+
+
+def test_a_number_of_thousands_of_digits_is_told_with_the_files_name(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(f"x = {'9' * 5000}\n", encoding="ascii")
+    with pytest.raises(SettingsError) as caught:
+        load_agent(file)
+    assert str(caught.value).startswith(f"{file}: is not TOML: ")
