@@ -38,6 +38,7 @@ MOST_S = 1.0
 MOST_BYTES = 150e6
 WATCHED = 25  # agents whose batches are asked for
 PATIENCE_S = 120.0
+BEFORE_S = 3600.0  # how much older those lines are from which the database knows the series
 
 Times = Mapping[tuple[str, int], list[int]]  # of (agent, number): due, sent, acknowledged; monotonic ns
 
@@ -152,7 +153,7 @@ def _round(setup: Setup, folder: Path, part: Round) -> tuple[Delays, tuple[list[
         influx = None
         if not part.thrown:
             influx = stack.enter_context(database(folder))
-            fill(influx, folder, _pool(setup, part, 1))
+            fill(influx, folder, _pool(setup, part, 1, before_s=BEFORE_S))
         made = stack.enter_context(rig(folder, into=influx))
         found, readings = _run(setup, made, part)
         found.complaints = made.complaints()
@@ -244,9 +245,9 @@ def _pumped(setup: Setup, made: Rig, part: Round) -> Callable[[], Times]:
     return play
 
 
-def _pool(setup: Setup, part: Round, windows: int) -> Pool:
-    """Windows that are over by now."""
-    start = time.time_ns() - round((windows + 1) * part.window_s * 1e9)
+def _pool(setup: Setup, part: Round, windows: int, before_s: float = 0.0) -> Pool:
+    """Windows that were over `before_s` seconds ago."""
+    start = time.time_ns() - round(((windows + 1) * part.window_s + before_s) * 1e9)
     return render(part.agents, setup.targets, windows, window_s=part.window_s, start_ns=start)
 
 

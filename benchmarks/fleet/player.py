@@ -91,7 +91,8 @@ class Fleet:
         self._clock = SystemClock()
         self._running: list[asyncio.Task[None]] = []
         table = mqtt or MqttTable(url=url)
-        start = self._clock.wall() // self.window_ns * self.window_ns
+        # None of them lies ahead.
+        start = (self._clock.wall() // self.window_ns - ahead) * self.window_ns
         for number in range(agents):
             host = Host(name(prefix, number), number, targets, self.window_ns, seed)
             spool = TimedSpool(host.spool, spool_bytes)
@@ -108,7 +109,7 @@ class Fleet:
             self.members.append(Member(host, spool, made, deque(self._ahead(host, ahead, start))))
 
     async def __aenter__(self) -> Self:
-        asyncio.get_running_loop().set_default_executor(InlineExecutor())
+        asyncio.get_running_loop().set_default_executor(InlineExecutor(max_workers=32))
         return self
 
     async def __aexit__(self, *_: object) -> None:
