@@ -58,7 +58,7 @@ def section(data: _Figures) -> str:
 
 def _rate(data: _Figures) -> Iterator[str]:
     yield (
-        "A saturated collector, which writes to a server that throws away; processor time of all its threads, "
+        "A saturated collector, writing to a server that throws away; processor time of all its threads, "
         "read while nothing is on its way. Batches are rendered before and all differ."
     )
     yield ""
@@ -94,8 +94,8 @@ def _database(data: _Figures) -> Iterator[str]:
 
 def _delay(data: _Figures) -> Iterator[str]:
     yield (
-        "From the instant at which an agent has a window's batch to that at which a client has the answer to a "
-        "query with it in: all parts and the database on the same cores, the database knowing the series."
+        "From the instant at which an agent has a window's batch to that at which a client has the answer to "
+        "a query with it in: all parts and the database on the same cores, the database knowing the series."
     )
     yield ""
     yield "| window's end to answer, s | lines/s | p50 | p99 | longest |"
@@ -119,9 +119,8 @@ def _sizing(data: _Figures) -> Iterator[str]:
     if "database" in data:
         arms = data["database"]["through"]
         per_line.append(statistics.median(max(arm["influx_cpu_s"], TICK_S) / arm["lines"] for arm in arms))
-    for run in data.get("delay", []):
-        if "InfluxDB" in run["cores"] and run["lines_per_s"] >= BUSY:
-            per_line.append(run["cores"]["InfluxDB"] / run["lines_per_s"])
+    busy = [run for run in data.get("delay", []) if run["lines_per_s"] >= BUSY]
+    per_line += [run["cores"]["InfluxDB"] / run["lines_per_s"] for run in busy if "InfluxDB" in run["cores"]]
     yield f"What this means for other fleets, with collectors and database at {LOAD:.0%} of their cores:"
     yield ""
     yield "| agents x targets | lines/s | collectors | MB/s into the broker and out | InfluxDB 1.6 cores |"

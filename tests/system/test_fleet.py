@@ -110,7 +110,6 @@ def test_every_figure_is_told_and_stands_on_the_page(
     monkeypatch.setattr("benchmarks.fleet.database.FORMS", ("members",))
     played = [
         Round("uplinks", 5, 0.4, 1, spread=True, real=True),
-        Round("pump", 5, 0.4, 1, spread=False, real=False),
         Round("thrown", 5, 0.4, 1, spread=False, real=False, thrown=True),
     ]
     monkeypatch.setattr(delay, "rounds", lambda _: played)
