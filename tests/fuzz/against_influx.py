@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.fuzz.fanin import NOW, SPOOL, TEXTS, WORDS
 from tests.fuzz.mutating import inputs
+from tests.fuzz.samples import NOW, SPOOL, TEXTS, WORDS
 from tests.system import servers
 from tests.system.servers import Influx
 

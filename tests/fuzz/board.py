@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-from tests.fuzz.fanin import NOW, SPOOL
 from tests.fuzz.files import directory
+from tests.fuzz.samples import NOW, SPOOL
 from tests.fuzz.target import Feed, Shape, Target
 
 _TOKEN = "a-token-of-some-length"

@@ -6,7 +6,7 @@ import asyncio
 import struct
 from typing import Any
 
-from tests.fuzz.fanin import SPOOL
+from tests.fuzz.samples import SPOOL
 from tests.fuzz.target import Feed, Target
 
 PATIENCE_S = 30.0

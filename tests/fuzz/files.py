@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from tests.fuzz.fanin import TEXTS, WORDS
+from tests.fuzz.samples import TEXTS, WORDS
 from tests.fuzz.target import Chooser, Feed, Target
 
 _BATCHES = 24

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from tests.fuzz import board, broker, fanin, files, packets, text
+from tests.fuzz import answers, board, broker, fanin, files, packed, packets, reflecting, sinks, text
 from tests.fuzz.target import Target
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for module in (fanin, text, packets, files, broker, board)
-    for target in module.TARGETS
-}
+_MODULES = (fanin, packed, sinks, text, packets, answers, reflecting, files, broker, board)
+TARGETS: dict[str, Target] = {target.name: target for module in _MODULES for target in module.TARGETS}

@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from tests.fuzz import influx
-from tests.fuzz.fanin import LINES, NEIGHBOUR, SPOOL, WORDS
 from tests.fuzz.files import directory
+from tests.fuzz.samples import LINES, NEIGHBOUR, SPOOL, WORDS
 from tests.fuzz.target import Chooser, Feed, Shape, Target
 
 CONFIG = Path(__file__).parents[2] / "config"
