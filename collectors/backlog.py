@@ -24,10 +24,12 @@ from dataclasses import dataclass, field
 
 from collectors import members
 from collectors.quarantine import Entry
+from probe.clock import SECOND
 from probe.telemetry.topics import BatchId
 
 GROUP_BYTES = 4 << 20  # of text in one write: some 9,000 lines, where InfluxDB is near its best
 OVERHEAD_BYTES = 1024  # what a held batch costs beside its text
+LIVE_NS = 120 * SECOND  # a batch whose newest line is older was kept back by an outage, and is not urgent
 GIVE_UP = 5  # failures of a write while at least as many others went through
 MOST_UNREADABLE = 10_000  # agents that are remembered for it
 _TURNS = ("live", "again", "live", "suspects", "live", "old")
@@ -149,7 +151,7 @@ class Backlog:
         dropped: list[Held] = []
         while not self._has_room(held, agent):
             share = self._by_agent[agent] + held.size > self._max // 2
-            evicted = self._evict(agent if share else None) if held.live else None
+            evicted = self._evict(agent if share else None, held.newest_ns) if held.live else None
             if evicted is None:
                 return [*dropped, held]
             dropped += self._leave([evicted])
@@ -166,14 +168,23 @@ class Backlog:
             return False
         return not self._by_agent[agent] or self._by_agent[agent] + held.size <= self._max // 2
 
-    def _evict(self, agent: str | None) -> Held | None:
-        """The old batch that came last (from this agent), taken out."""
-        for at in range(len(self._old) - 1, -1, -1):
-            held = self._old[at]
-            if agent is None or (held.id and held.id.agent == agent):
-                del self._old[at]
-                self._fresh_bytes -= held.text_bytes
-                return held
+    def _evict(self, agent: str | None, newest_ns: int) -> Held | None:
+        """Take out the old batch that came last (from this agent), or the first that was live and is no more.
+
+        newest_ns: of the batch that needs the room.
+        """
+        for waiting, places in (
+            (self._old, range(len(self._old) - 1, -1, -1)),
+            (self._live, range(len(self._live))),
+        ):
+            for at in places:
+                held = waiting[at]
+                if waiting is self._live and held.newest_ns > newest_ns - LIVE_NS:
+                    break
+                if agent is None or (held.id and held.id.agent == agent):
+                    del waiting[at]
+                    self._fresh_bytes -= held.text_bytes
+                    return held
         return None
 
     def next(self) -> Job | None:

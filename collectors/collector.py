@@ -16,7 +16,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from collectors.backlog import Backlog, Held
+from collectors.backlog import LIVE_NS, Backlog, Held
 from collectors.fanin import Acks, FanIn
 from collectors.quarantine import Entry, Quarantine, entries
 from collectors.report import Counters
@@ -25,7 +25,7 @@ from collectors.sinks import Sink
 from collectors.status import StatusBook
 from collectors.validate import validate
 from collectors.writer import Writer
-from probe.clock import SECOND, Clock, SystemClock
+from probe.clock import Clock, SystemClock
 from probe.errors import BatchError, ColoprobeError, SettingsError
 from probe.settings import CollectorSettings, LimitsTable, load_collector, read_secret, warn_of_exposed
 from probe.telemetry import topics
@@ -35,7 +35,6 @@ REPORT_S = 10.0
 DRAIN_S = 5.0
 GOODBYE_S = 3.0
 EXCERPT_BYTES = 4096
-LIVE_NS = 120 * SECOND  # a batch whose newest line is older was kept back by an outage, and is not urgent
 COMPLAINTS = 1000  # (agent, reason) pairs that are told of, once each
 
 log = logging.getLogger(__name__)

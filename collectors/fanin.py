@@ -114,7 +114,7 @@ class FanIn:
         backoff = Backoff(0.5, 30.0)
         complained: set[type[MqttError]] = set()  # a broker that is away may come back and refuse us
         while True:
-            since = self._clock.mono()
+            since: int | None = None
             connection: Connection | None = None
             try:
                 async with connect(
@@ -129,6 +129,7 @@ class FanIn:
                     await connection.subscribe(lines_filter(self._mqtt.share_group), qos=0)
                     await connection.subscribe(topics.ALL_STATUS)
                     log.info("%s: connected", self._mqtt.url)
+                    since = self._clock.mono()
                     complained.clear()
                     await self._converse(connection)
             except MqttError as problem:
@@ -139,7 +140,7 @@ class FanIn:
             finally:
                 if connection is not None:
                     self._discarded(connection.discarded)
-            if self._clock.mono() - since > STABLE_NS:
+            if since is not None and self._clock.mono() - since > STABLE_NS:
                 backoff.reset()
             await asyncio.sleep(backoff.delay_s())
 

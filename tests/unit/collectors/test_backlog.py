@@ -8,7 +8,7 @@ import random
 import pytest
 
 from collectors import members
-from collectors.backlog import GIVE_UP, GROUP_BYTES, OVERHEAD_BYTES, Backlog, Held, Job
+from collectors.backlog import GIVE_UP, GROUP_BYTES, LIVE_NS, OVERHEAD_BYTES, Backlog, Held, Job
 from probe.telemetry.topics import BatchId
 
 
@@ -86,6 +86,27 @@ def test_a_live_batch_pushes_out_the_old_one_that_came_last() -> None:
     assert backlog.bytes <= 8 * OVERHEAD_BYTES
     assert backlog.holds(BatchId("y", "9f2c41d0", 9))
     assert not backlog.holds(BatchId("g", "9f2c41d0", 6))
+
+
+def test_what_was_live_an_hour_ago_makes_room_for_what_is_now() -> None:
+    backlog = Backlog(8 * OVERHEAD_BYTES)
+    hour = [held(number, agent="abcdefg"[number]) for number in range(7)]
+    for number, one in enumerate(hour):
+        one.newest_ns = number * LIVE_NS
+        assert not backlog.offer(one)
+    now = held(9, agent="y")
+    now.newest_ns = 4 * LIVE_NS + 5
+    assert backlog.offer(now) == [hour[0]]
+    later = held(10, agent="z")
+    later.newest_ns = 4 * LIVE_NS + 5
+    assert backlog.offer(later) == [hour[1]]
+    for number in (11, 12):
+        one = held(number, agent=f"x{number}")
+        one.newest_ns = 4 * LIVE_NS + 5
+        backlog.offer(one)
+    last = held(13, agent="w")
+    last.newest_ns = 4 * LIVE_NS + 5
+    assert backlog.offer(last) == [last]
 
 
 def test_an_agents_share_is_freed_of_its_own_old_batches_only() -> None:
