@@ -210,7 +210,7 @@ TARGETS = (
         "probe.telemetry.spool.Spool (a damaged file)",
         "opens or sets the file aside; no number twice under one id; nothing that no collector would take",
         _spool,
-        60,
+        40,
     ),
     _target(
         "store",
@@ -227,7 +227,7 @@ TARGETS = (
         lambda: TEXTS,
         words=WORDS,
         longest=2048,
-        inputs=100,
+        inputs=60,
         guided=False,
     ),
 )

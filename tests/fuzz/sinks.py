@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
+import re
+from contextlib import suppress
 
 from tests.fuzz.samples import NOW, SPOOL, TEXTS
 from tests.fuzz.target import Chooser, Feed, Shape, Target
@@ -65,7 +69,121 @@ def _quarantine() -> Feed:
     return feed
 
 
+def _http() -> Feed:
+    """Both clients against a server that answers anything: all that comes out is one of our errors."""
+    from collectors.sinks.influx import InfluxV1, InfluxV2
+    from probe.clock import ManualClock
+    from probe.errors import SinkError
+    from probe.settings import InfluxTable
+    from probe.units import Duration
+
+    clock = ManualClock(NOW)
+
+    async def run(data: bytes, version: int) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        table = InfluxTable(
+            url=f"http://127.0.0.1:{port}", database="d", bucket="b", org="o", timeout=Duration(5 * 10**9)
+        )
+        sink: InfluxV1 | InfluxV2
+        if version == 1:
+            sink = InfluxV1(table, None, "f", clock, None)
+        else:
+            sink = InfluxV2(table, "token", "f", clock, None)
+        try:
+            await sink.write(b"probe,agent=a sent=1i 1790000000000000000\n")
+        except SinkError as problem:
+            assert len(str(problem)) < 2000
+            assert str(problem).encode()
+        else:
+            assert data.startswith(b"HTTP/"), "it takes for an answer what is none"
+        finally:
+            await sink.close()
+            server.close()
+
+    def feed(data: bytes) -> None:
+        for version in (1, 2):
+            asyncio.run(run(data, version))
+
+    return feed
+
+
+def _http_seeds() -> list[bytes]:
+    json_type = b"Content-Type: application/json\r\n"
+    bodies = [
+        b'{"error":"partial write: dropped=1"}',
+        b'{"code":"invalid","message":"x"}',
+        b"[5]",
+        b"\xff\xfe",
+    ]
+    made = [
+        b"HTTP/1.1 204 No Content\r\nX-Influxdb-Version: 1.6.7\r\n\r\n",
+        b"",
+        b"HTTP/1.1",
+        b"SSH-2.0-x\r\n",
+    ]
+    for status in (
+        b"400 Bad Request",
+        b"401 Unauthorized",
+        b"404 Not Found",
+        b"429 Slow",
+        b"500 Error",
+        b"503 X",
+    ):
+        for body in bodies:
+            length = b"Content-Length: %d\r\n\r\n" % len(body)
+            made.append(b"HTTP/1.1 " + status + b"\r\nRetry-After: 5\r\n" + json_type + length + body)
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"
+    packed = b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b'{"error":"x"}')
+    made += [b"HTTP/1.1 400 Bad\r\n" + rest for rest in (chunked, packed, b"Content-Encoding: br\r\n\r\nx")]
+    return [*made, b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n"]
+
+
 TARGETS = (
+    Target(
+        "sink-http",
+        "collectors.sinks.influx (both clients behind it)",
+        "whatever a server answers is a yes or one of the sink's errors, of bounded length",
+        _http,
+        _http_seeds,
+        words=[
+            *(
+                b"HTTP/1.1 ",
+                b"\r\n",
+                b"\r\n\r\n",
+                b"Content-Length: ",
+                b"Transfer-Encoding: chunked\r\n",
+                b"200",
+                b"204",
+            ),
+            *(
+                b"Content-Encoding: gzip\r\n",
+                b"Content-Encoding: deflate\r\n",
+                b"Location: ",
+                b"Retry-After: ",
+            ),
+            *(
+                b"-1",
+                b"ffffffffffffffff\r\n",
+                b"100 Continue",
+                b"301",
+                b"307",
+                b"Connection: close\r\n",
+                b"\\ud800",
+            ),
+        ],
+        inputs=50,
+        guided=False,
+    ),
     Target(
         "answer",
         "collectors.sinks.http.problem",

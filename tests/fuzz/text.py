@@ -315,7 +315,7 @@ TARGETS = (
         _settings_seeds,
         words=_KEYS,
         longest=8192,
-        inputs=400,
+        inputs=200,
     ),
     Target(
         "argument",
