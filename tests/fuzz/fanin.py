@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.fuzz.target import Chooser, Feed, Shape, Target
 # A collector's clock may be reset, behind, right, or ahead.
 _CLOCKS = (NOW, 60 * 10**9, NOW - 10**17, NOW + 10**14, 1_999_999_999_999_999_999, 4 * 10**18, 0)
 _EARLIEST, _SANE = 946_684_800 * 10**9, 1_767_225_600 * 10**9  # 2000, and 2026: no clock is right before it
+_AGENT_TAG = re.compile(rb"(?<!\\),agent=")
 REASONS = {"topic", "oversized", "gzip", "encoding", "empty", "foreign"}
 
 
@@ -52,6 +54,7 @@ def _batch() -> Feed:
         for line in whole:
             point = lines.parse(line.decode())
             assert point.tags["agent"] == agent
+            assert len(_AGENT_TAG.findall(line.partition(b" ")[0])) == 1, "two tags of that name"
             kinds = {field.name: str(field.kind) for field in schema.MEASUREMENTS[point.measurement].fields}
             for name, kind in lines.kinds(line.decode()):
                 assert kinds.setdefault(name, kind) == kind != "uint", "it would decide a shard's type"

@@ -1,7 +1,7 @@
 """A collector that meets hostile agents, with real servers: who is honest beside them loses nothing.
 
 One mosquitto (without a packet limit), one InfluxDB and one collector for all of it; every test has an agent
-of its own that attacks, and the same honest one beside it. What attackers write has the field `evil`, so that
+of its own that attacks, and the same honest one beside it. What attackers write has the field `late`, so that
 whatever of it got into the database can be told.
 """
 
@@ -77,7 +77,7 @@ class Site:
         assert self.collector.running()
         assert "Traceback" not in self.collector.text()
         forged = "evil-" + "|evil-".join(("tags", "gzip", "values", "series"))
-        assert self.influx.query(f"select evil from /.*/ where agent !~ /^({forged})$/") == []
+        assert self.influx.query(f"select late from /.*/ where agent !~ /^({forged})$/") == []
         assert self.entries(HONEST) == []
 
 
@@ -121,44 +121,44 @@ def batches(*payloads: bytes, first: int = 1) -> list[Attack]:
 
 def test_nobody_speaks_in_anothers_name(site: Site) -> None:
     me, them = "evil-tags", HONEST
-    good = f"probe,agent={me},target=mine evil=1i {NOW}"
+    good = f"probe,agent={me},target=mine late=1i {NOW}"
     lines = [
-        f"probe,agent={them},target=x evil=1i {NOW}",
-        f"probe,agent={me},agent={them} evil=1i {NOW}",
-        f"probe,agent={them},agent={me} evil=1i {NOW}",
-        f"probe,target=x,agent={them} evil=1i {NOW}",
-        f"probe,agent={me}\\,agent={them} evil=1i {NOW}",
-        f"probe,agent={me}\\ ,agent={them} evil=1i {NOW}",
-        f"probe,agent={me},target=x\\,agent={them} evil=1i {NOW}",
-        f"probe,agent={me},target=x\\\\,agent={them} evil=1i {NOW}",
-        f"probe,agent={me},target=x\\\\\\,agent={them} evil=1i {NOW}",
-        f"probe,agent={me},target=x\\ evil=1i {NOW}",
-        f"probe,agent={me},target=x\\\\ evil=1i {NOW}",
-        f"probe,agent={me},age\\nt={them} evil=1i {NOW}",
-        f"probe,agent={me},\\agent={them} evil=1i {NOW}",
-        f"probe,agent={me},agent\\={them}=x evil=1i {NOW}",
-        f"probe,agent={me},agent\0={them} evil=1i {NOW}",
-        f"probe\\,agent={them},agent={me} evil=1i {NOW}",
-        f"probe,agent={me} evil=1i,agent={them} {NOW}",
-        f'probe,agent={me} evil=1i,text="x\nprobe,agent={them} evil=1i {NOW}\n" {NOW}',
-        f"probe,agent={me} evil=1i {NOW}\rprobe,agent={them} evil=1i {NOW}",
-        f"probe,agent={me} evil=1i {NOW}\vprobe,agent={them} evil=1i {NOW}",
-        f"probe,agent={me} evil=1i {NOW}\x85probe,agent={them} evil=1i {NOW}",
-        f"probe,agent={me} evil=1i {NOW}\u2028probe,agent={them} evil=1i {NOW}",
-        f"probe,agent={me} evil=1i {NOW}\0\nprobe,agent={them} evil=1i {NOW}",
-        f" probe,agent={them} evil=1i {NOW}",
-        f"\tprobe,agent={them} evil=1i {NOW}",
-        f"\0probe,agent={them} evil=1i {NOW}",
-        f"\ufeffprobe,agent={them} evil=1i {NOW}",
-        f"#\nprobe,agent={them} evil=1i {NOW}",
-        f"collector,agent={me},collector=fanin-1 evil=1i {NOW}",
-        f"collector,agent=collector,collector=fanin-1 evil=1i {NOW}",
-        f"event,agent={them},kind=agent evil=1i {NOW}",
+        f"probe,agent={them},target=x late=1i {NOW}",
+        f"probe,agent={me},agent={them} late=1i {NOW}",
+        f"probe,agent={them},agent={me} late=1i {NOW}",
+        f"probe,target=x,agent={them} late=1i {NOW}",
+        f"probe,agent={me}\\,agent={them} late=1i {NOW}",
+        f"probe,agent={me}\\ ,agent={them} late=1i {NOW}",
+        f"probe,agent={me},target=x\\,agent={them} late=1i {NOW}",
+        f"probe,agent={me},target=x\\\\,agent={them} late=1i {NOW}",
+        f"probe,agent={me},target=x\\\\\\,agent={them} late=1i {NOW}",
+        f"probe,agent={me},target=x\\ late=1i {NOW}",
+        f"probe,agent={me},target=x\\\\ late=1i {NOW}",
+        f"probe,agent={me},age\\nt={them} late=1i {NOW}",
+        f"probe,agent={me},\\agent={them} late=1i {NOW}",
+        f"probe,agent={me},agent\\={them}=x late=1i {NOW}",
+        f"probe,agent={me},agent\0={them} late=1i {NOW}",
+        f"probe\\,agent={them},agent={me} late=1i {NOW}",
+        f"probe,agent={me} late=1i,agent={them} {NOW}",
+        f'probe,agent={me} late=1i,text="x\nprobe,agent={them} late=1i {NOW}\n" {NOW}',
+        f"probe,agent={me} late=1i {NOW}\rprobe,agent={them} late=1i {NOW}",
+        f"probe,agent={me} late=1i {NOW}\vprobe,agent={them} late=1i {NOW}",
+        f"probe,agent={me} late=1i {NOW}\x85probe,agent={them} late=1i {NOW}",
+        f"probe,agent={me} late=1i {NOW}\u2028probe,agent={them} late=1i {NOW}",
+        f"probe,agent={me} late=1i {NOW}\0\nprobe,agent={them} late=1i {NOW}",
+        f" probe,agent={them} late=1i {NOW}",
+        f"\tprobe,agent={them} late=1i {NOW}",
+        f"\0probe,agent={them} late=1i {NOW}",
+        f"\ufeffprobe,agent={them} late=1i {NOW}",
+        f"#\nprobe,agent={them} late=1i {NOW}",
+        f"collector,agent={me},collector=fanin-1 late=1i {NOW}",
+        f"collector,agent=collector,collector=fanin-1 late=1i {NOW}",
+        f"event,agent={them},kind=agent late=1i {NOW}",
         # Left open on purpose: what follows in the same write must not be swallowed.
-        f'probe,agent={me} evil=1i,text="open {NOW}',
-        f'probe,agent={me} evil=1i,text="open\\" {NOW}',
-        f'probe,agent={me} evil"=1i,x="{NOW}',
-        f"probe,agent={me} evil=1i {NOW}\\",
+        f'probe,agent={me} late=1i,text="open {NOW}',
+        f'probe,agent={me} late=1i,text="open\\" {NOW}',
+        f'probe,agent={me} late"=1i,x="{NOW}',
+        f"probe,agent={me} late=1i {NOW}\\",
         f"probe,agent={me},target=x\\",
         f"probe,agent={me}",
         "probe",
@@ -166,7 +166,7 @@ def test_nobody_speaks_in_anothers_name(site: Site) -> None:
     forms = [f"{line}\n".encode() for line in lines] + [lines[-3].encode(), lines[-2].encode(), good.encode()]
     packed = gzip.compress(f"{good}\n{lines[0]}\n".encode(), 1)
     site.attack(me, *batches(*forms, packed))
-    assert site.influx.query(f"select evil from probe where agent = '{me}' and target = 'mine'") != []
+    assert site.influx.query(f"select late from probe where agent = '{me}' and target = 'mine'") != []
     reasons = {reason.partition(":")[0] for reason, _ in site.entries(me)}
     assert "foreign" in reasons
     tags = {row["tagKey"] for row in site.influx.query("show tag keys from probe")}
@@ -203,7 +203,7 @@ def incomplete(text: bytes) -> bytes:
 
 def test_payloads_that_are_no_batches_cost_little_and_harm_nobody(site: Site) -> None:
     me = "evil-gzip"
-    good = f"probe,agent={me},target=mine evil=1i {NOW}\n".encode()
+    good = f"probe,agent={me},target=mine late=1i {NOW}\n".encode()
     packed = gzip.compress(good, 1, mtime=0)
     before = site.memory_mb()
     payloads = [
@@ -225,14 +225,14 @@ def test_payloads_that_are_no_batches_cost_little_and_harm_nobody(site: Site) ->
         b"\0" * 1000,
         b"\n" * (250 << 10),
         b"a\n" * (120 << 10),
-        b"probe,agent=evil-gzip evil=" + b"1" * (250 << 10),
+        b"probe,agent=evil-gzip late=" + b"1" * (250 << 10),
         b"probe,agent=evil-gzip," + b"a=b," * (60 << 10),
         *[b"x" * (10 << 20)] * 8,
         *[incomplete(good.replace(b"mine", b"mine%d" % n)) for n in range(4)],
     ]
     site.attack(me, *batches(*payloads))
     assert site.memory_mb() - before < GROWTH_MB
-    rows = site.influx.query(f"select evil from probe where agent = '{me}' group by target")
+    rows = site.influx.query(f"select late from probe where agent = '{me}' group by target")
     # What InfluxDB could not unpack went on as text.
     assert {row["target"] for row in rows} >= {f"mine{n}" for n in range(4)}
     assert sum(file.stat().st_size for file in site.collector.state.glob("quarantine*")) < 64 << 20
@@ -243,35 +243,35 @@ def test_numbers_times_and_types_of_all_kinds(site: Site) -> None:
     at = f"probe,agent={me},target=mine"
     day = 86_400 * 10**9
     payloads = [
-        *(f"{at} evil=1i {t}\n".encode() for t in (-(1 << 63), -1, 0, (1 << 63) - 1, 10**19, -(10**18) * 9)),
-        *(f"{at} evil=1i {NOW + n * day}\n".encode() for n in (-3000, 364, 367, 40_000)),
+        *(f"{at} late=1i {t}\n".encode() for t in (-(1 << 63), -1, 0, (1 << 63) - 1, 10**19, -(10**18) * 9)),
+        *(f"{at} late=1i {NOW + n * day}\n".encode() for n in (-3000, 364, 367, 40_000)),
         # The first value of a field would decide its type, for everybody: now, and in weeks to come.
-        *(f'{at} evil=1i,sent="x" {NOW + n * day}\n'.encode() for n in (0, 7, 14, 60, 300)),
+        *(f'{at} late=1i,sent="x" {NOW + n * day}\n'.encode() for n in (0, 7, 14, 60, 300)),
         *(
-            f"{at} evil=1i,sent={value} {NOW + 7 * day}\n".encode()
+            f"{at} late=1i,sent={value} {NOW + 7 * day}\n".encode()
             for value in ("1", "1.5", "t", '"1i"', "1u")
         ),
         *(
-            f"{at} evil=1i,loss={value} {NOW + 7 * day}\n".encode()
+            f"{at} late=1i,loss={value} {NOW + 7 * day}\n".encode()
             for value in ("1i", "true", '"0.5"', "nan")
         ),
-        *(f'{at} evil=1i,sent="x",sent=1i {NOW + n * day}\n'.encode() for n in (7, 21)),
-        "".join(f"{at} evil=1i,new{n}=1i {NOW}\n" for n in range(3000)).encode(),
-        f"{at} evil=1i,{','.join(f'newer{n}=1i' for n in range(3000))} {NOW}\n".encode(),
-        f"{at} evil=1i,own=1i {NOW}\n".encode(),
-        f'{at} evil=1i,own="now a text" {NOW + 1}\n{at} evil=2i {NOW + 2}\n'.encode(),
-        f"{at} evil={'9' * 400}i {NOW}\n".encode(),
-        f"{at} evil=1e400 {NOW}\n".encode(),
-        f"{at},{'k' * 70_000}=v evil=1i {NOW}\n".encode(),
-        f"{at},time=5 evil=1i {NOW}\n".encode(),
-        f"{at} evil=1i,time=5i {NOW}\n".encode(),
-        f"{at},_field=x,_measurement=y evil=1i {NOW}\n".encode(),
+        *(f'{at} late=1i,sent="x",sent=1i {NOW + n * day}\n'.encode() for n in (7, 21)),
+        "".join(f"{at} late=1i,new{n}=1i {NOW}\n" for n in range(3000)).encode(),
+        f"{at} late=1i,{','.join(f'newer{n}=1i' for n in range(3000))} {NOW}\n".encode(),
+        f"{at} late=1i,own=1i {NOW}\n".encode(),
+        f'{at} late=1i,own="now a text" {NOW + 1}\n{at} late=2i {NOW + 2}\n'.encode(),
+        f"{at} late={'9' * 400}i {NOW}\n".encode(),
+        f"{at} late=1e400 {NOW}\n".encode(),
+        f"{at},{'k' * 70_000}=v late=1i {NOW}\n".encode(),
+        f"{at},time=5 late=1i {NOW}\n".encode(),
+        f"{at} late=1i,time=5i {NOW}\n".encode(),
+        f"{at},_field=x,_measurement=y late=1i {NOW}\n".encode(),
     ]
 
     async def odd_numbers(evil: Hands) -> None:
         for number in ("0", "-1", "01", "1" * 18, "1" * 19, "9" * 400, "1e5", "\u0661", "x"):
             topic = f"coloprobe/v1/{me}/lines/{SPOOL}/{number}"
-            await evil._connection.publish(topic, f"{at} evil=1i {NOW}\n".encode())
+            await evil._connection.publish(topic, f"{at} late=1i {NOW}\n".encode())
         await evil.until_acknowledged(int("1" * 18))
 
     async def odd_statuses(evil: Hands) -> None:
@@ -312,7 +312,7 @@ def test_numbers_times_and_types_of_all_kinds(site: Site) -> None:
     assert any("its field sent is str, not int" in reason for reason in reasons)
     assert any("more than 64 fields" in reason for reason in reasons)
     fields = {row["fieldKey"] for row in site.influx.query("show field keys from probe")}
-    assert len({name for name in fields if name.startswith("new")}) < 64
+    assert len({name for name in fields if name.startswith("new")}) <= 64
 
 
 def test_a_hundred_thousand_targets_of_one_agent_end_at_its_limit(site: Site) -> None:
@@ -320,19 +320,19 @@ def test_a_hundred_thousand_targets_of_one_agent_end_at_its_limit(site: Site) ->
     before = site.memory_mb()
     payloads = [
         gzip.compress(
-            "".join(f"probe,agent={me},target=t{n} evil=1i {NOW}\n" for n in range(at, at + 3_125)).encode(),
+            "".join(f"probe,agent={me},target=t{n} late=1i {NOW}\n" for n in range(at, at + 3_125)).encode(),
             1,
         )
         for at in range(0, 100_000, 3_125)
     ]
     site.attack(me, *batches(*payloads))
     assert site.memory_mb() - before < GROWTH_MB
-    [row] = site.influx.query(f"select count(evil) from probe where agent = '{me}'")
+    [row] = site.influx.query(f"select count(late) from probe where agent = '{me}'")
     assert row["count"] == 1_000
     keys = [row["key"] for row in site.influx.query("show series") if f"agent={me}," in row["key"]]
     assert len(keys) == 1_000
     site.over_limit = 99_000
     assert any("limits.series" in reason for reason, _ in site.entries(me))
     # What it had before it still has.
-    site.attack(me, *batches(f"{keys[500]} evil=2i {NOW + 1}\n".encode(), first=1_000))
-    assert site.influx.query("select evil from probe where evil = 2") != []
+    site.attack(me, *batches(f"{keys[500]} late=2i {NOW + 1}\n".encode(), first=1_000))
+    assert site.influx.query("select late from probe where late = 2") != []
