@@ -20,6 +20,8 @@ LINES = (
     f"probe,agent=ny4-01,target=Zürich sent=1i {NOW}",
     f"probe,agent=ld4-02,target=x sent=1i {NOW}",
     f"collector,agent=ny4-01,collector=x batches=1i {NOW}",
+    f"probe,agent=ny4-01,agent=ny4-01,target=x sent=1i {NOW}",
+    f"probe,agent=ny4-01,target=x,agent=ld4-02 sent=1i {NOW}",
 )
 WORDS = [
     *(

@@ -169,6 +169,7 @@ def test_nobody_speaks_in_anothers_name(site: Site) -> None:
     assert site.influx.query(f"select late from probe where agent = '{me}' and target = 'mine'") != []
     reasons = {reason.partition(":")[0] for reason, _ in site.entries(me)}
     assert "foreign" in reasons
+    assert not any("duplicate" in reason for reason, _ in site.entries(me)), "only the database saw it"
     tags = {row["tagKey"] for row in site.influx.query("show tag keys from probe")}
     assert "age\\nt" in tags or tags >= {"agent", "target"}
 
