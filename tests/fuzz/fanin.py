@@ -191,7 +191,14 @@ def _statuses() -> Sequence[bytes]:
     online = (
         b'{"state": "online", "version": "0.1.0", "since": 1790000000000000000, "settings_sha256": "00ff"}'
     )
-    return [online, online.replace(b"online", b"offline") + b"\0" + online, b'{"state": "online"}', b"[]"]
+    half = [b'{"state": "online", "%s": "\\ud800"}' % key for key in (b"since", b"version")]
+    return [
+        *half,
+        online,
+        online.replace(b"online", b"offline") + b"\0" + online,
+        b'{"state": "online"}',
+        b"[]",
+    ]
 
 
 TARGETS = (

@@ -192,12 +192,9 @@ def _bodies() -> Feed:
 
 
 def _damages() -> list[bytes]:
-    return [
-        bytes((0, 1, n, near, 0, 16 * n, way, 64 + n))
-        for n in range(6)
-        for way in range(6)
-        for near in (0, 1)
-    ]
+    row = [bytes((0, 1, 0, 1, at, way, 65)) for at in (4, 7, 8, 12, 20, 27) for way in (0, 1, 2)]
+    anywhere = [bytes((0, 1, page, 0, 0, 16 * page, way, 64 + page)) for page in range(6) for way in range(6)]
+    return row + anywhere
 
 
 def _target(name: str, decodes: str, invariant: str, make: Callable[[], Feed], inputs: int) -> Target:

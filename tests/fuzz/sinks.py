@@ -35,12 +35,14 @@ def _answer() -> Feed:
 
 
 def _answer_seeds() -> list[bytes]:
-    dates = [b"", b"7", b"Mon, 21 Sep 2026 14:13:50 GMT", b"Monday, 21-Sep-26 14:13:50 +0100"]
+    never = b"Mon, 21 Sep 99999999999999999999 14:13:50 GMT"
+    dates = [b"", b"7", never, b"Mon, 21 Sep 2026 14:13:50 GMT", b"Monday, 21-Sep-26 14:13:50 +0100"]
     bodies = [
         b'{"error":"partial write: field type conflict: input field \\"sent\\" on measurement \\"probe\\" '
         b'is type string, already exists as type integer dropped=1"}\n',
         b'{"code":"invalid","message":"unable to parse"}',
         b"<html>Bad Gateway</html>",
+        b'{"error":"half a character: \\ud800"}',
     ]
     return [
         status.to_bytes(2, "big") + bytes((len(date),)) + date + body
