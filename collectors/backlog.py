@@ -12,14 +12,16 @@ write of six, or all that nothing live needs.
 A server may refuse a write for one member that it cannot read. Those are packed anew before anything else,
 and so is whatever that agent sends from then on.
 
-A rejected write is halved until the batch, and in it the lines, are known that the sink does not take. These
-halves and fresh groups take turns, one write each, and so do the suspects among themselves: a batch of a
-thousand bad lines costs its own agent time, not the others.
+A rejected write is halved until the batch, and in it the lines, are known that the sink does not take. From
+then on its agent is `apart`: what it sends is not grouped with what others send, until the sink has taken
+some of it. Halves, fresh groups and those who are apart take turns, and so do the latter among themselves: a
+batch of a thousand bad lines, and a thousand such batches, cost their own agent time, not the others. Few
+of them are taken to pieces at a time, because that needs memory.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 from collectors import members
@@ -32,7 +34,10 @@ OVERHEAD_BYTES = 1024  # what a held batch costs beside its text
 LIVE_NS = 120 * SECOND  # a batch whose newest line is older was kept back by an outage, and is not urgent
 GIVE_UP = 5  # failures of a write while at least as many others went through
 MOST_UNREADABLE = 10_000  # agents that are remembered for it
-_TURNS = ("live", "again", "live", "suspects", "live", "old")
+MOST_OPEN = 16  # batches that are in pieces at a time, half a megabyte each
+MOST_APART = 1000  # agents that are remembered as such while nothing of theirs waits
+FORGIVEN = 8  # whole batches in a row that the sink took, before an agent is grouped with others again
+_TURNS = ("live", "again", "live", "again", "live", "again", "live", "again", "live", "apart", "old")
 
 
 @dataclass(eq=False)
@@ -51,11 +56,17 @@ class Held:
     text_bytes: int = 0
     live: bool = True  # of the last minutes
     over_limit: int = 0  # lines in `aside` because of their agent's too many series
+    rejected: bool = False  # as a whole, by the sink
 
     def __post_init__(self) -> None:
         self.size = OVERHEAD_BYTES + len(self.body) + sum(len(entry.content) for entry in self.aside)
         if not self.packed:
             self.text_bytes = len(self.body)
+
+    @property
+    def agent(self) -> str:
+        """Whose it is; empty: the collector's own."""
+        return self.id.agent if self.id else ""
 
     def text(self) -> bytes:
         """Its lines."""
@@ -92,6 +103,7 @@ class Job:
     suspect: Suspect | None = None
     lines: list[bytes] = field(default_factory=list)
     tries: Tries = field(default_factory=Tries)
+    apart: bool = False  # a whole batch of an agent that is apart
 
     @property
     def packed(self) -> bool:
@@ -114,6 +126,19 @@ class Job:
         return self.suspect is not None and len(self.lines) == 1
 
 
+@dataclass(eq=False)
+class _Apart:
+    """An agent whose batches the sink did not take: they are written one by one."""
+
+    waiting: deque[Held] = field(default_factory=deque)
+    open: Suspect | None = None  # the one that is in pieces
+    busy: bool = False  # a write of it is under way
+    good: int = 0  # whole batches that the sink took, in a row
+
+    def __len__(self) -> int:
+        return len(self.waiting) + (self.open is not None and not self.busy)
+
+
 class Backlog:
     """What the collector holds, at most `max_bytes` of it, and no agent more than half."""
 
@@ -125,19 +150,20 @@ class Backlog:
         self._live: deque[Held] = deque()
         self._old: deque[Held] = deque()
         self._again: deque[Job] = deque()  # groups to be written once more
-        self._suspects: deque[Suspect] = deque()
-        self._fresh_bytes = 0  # of text, in the two above
+        self._apart: OrderedDict[str, _Apart] = OrderedDict()  # by agent; the next one first
+        self._open = 0  # of them, with a batch in pieces
+        self._fresh_bytes = 0  # of text, in `_live` and `_old`
         self._unreadable: set[str] = set()  # agents whose gzip not everybody reads
         self._turn = 0
         self._successes = 0
 
     def __len__(self) -> int:
-        return len(self._live) + len(self._old) + len(self._again) + len(self._suspects)
+        return len(self._live) + len(self._old) + len(self._again) + sum(map(len, self._apart.values()))
 
     @property
-    def full_group(self) -> bool:
-        """Whether so much waits that one write cannot take it all."""
-        return self._fresh_bytes >= GROUP_BYTES
+    def pressing(self) -> bool:
+        """Whether so much waits that one write cannot take it all, or what was in a rejected one."""
+        return self._fresh_bytes >= GROUP_BYTES or bool(self._again)
 
     def holds(self, batch: BatchId) -> bool:
         """Whether this batch waits already: an agent sends it again when it hears nothing."""
@@ -145,7 +171,7 @@ class Backlog:
 
     def offer(self, held: Held) -> list[Held]:
         """Hold a batch. Returns what is dropped: others to make room for it, or itself."""
-        agent = held.id.agent if held.id else ""
+        agent = held.agent
         if held.packed and agent in self._unreadable:
             held.pack_anew()
         dropped: list[Held] = []
@@ -159,9 +185,15 @@ class Backlog:
         self._by_agent[agent] += held.size
         if held.id:
             self._ids.add(held.id)
+        if agent in self._apart:
+            self._apart[agent].waiting.append(held)
+        else:
+            self._enqueue(held)
+        return dropped
+
+    def _enqueue(self, held: Held) -> None:
         (self._live if held.live else self._old).append(held)
         self._fresh_bytes += held.text_bytes
-        return dropped
 
     def _has_room(self, held: Held, agent: str) -> bool:
         if self.bytes and self.bytes + held.size > self._max:
@@ -198,14 +230,40 @@ class Backlog:
                 return self._group(self._old)
             if turn == "again" and self._again:
                 return self._again.popleft()
-            if turn == "suspects" and self._suspects:
-                suspect = self._suspects.popleft()
-                return Job([suspect.held], suspect, suspect.pieces.pop(), suspect.tries)
+            if turn == "apart" and (job := self._next_apart()) is not None:
+                return job
+        return None
+
+    def _next_apart(self) -> Job | None:
+        """A whole batch, or a piece of one, of the agent whose turn it is."""
+        for agent, apart in self._apart.items():
+            if apart.busy or not (apart.open or (apart.waiting and self._open < MOST_OPEN)):
+                continue
+            self._apart.move_to_end(agent)
+            apart.busy = True
+            if apart.open is None:
+                held = apart.waiting.popleft()
+                if not held.rejected:
+                    return Job([held], apart=True)
+                lines = [line + b"\n" for line in held.text().split(b"\n") if line]
+                apart.open = Suspect(held, [lines])
+                self._open += 1
+            suspect = apart.open
+            return Job([suspect.held], suspect, suspect.pieces.pop(), suspect.tries)
         return None
 
     def written(self, job: Job) -> list[Held]:
         """The sink holds it. Returns the batches that are finished by it."""
         self._successes += 1
+        if job.apart:
+            agent = job.batches[0].agent
+            apart = self._apart[agent]
+            apart.busy = False
+            apart.good += 1
+            if apart.good >= FORGIVEN and not any(held.rejected for held in apart.waiting):
+                del self._apart[agent]
+                for held in apart.waiting:
+                    self._enqueue(held)
         return self._progress(job)
 
     def split(self, job: Job, reason: str) -> list[Held]:
@@ -214,15 +272,14 @@ class Backlog:
         A single line goes aside, with the reason.
         """
         if job.packed and self._packed_anew(job.batches):
-            self._again.append(job)
+            self.put_back(job)
             return []
         if job.suspect is None and len(job.batches) > 1:
             middle = len(job.batches) // 2
             self._again.extend((Job(job.batches[:middle]), Job(job.batches[middle:])))
             return []
         if job.suspect is None:
-            lines = [line + b"\n" for line in job.batches[0].text().split(b"\n") if line]
-            self._suspects.append(Suspect(job.batches[0], [lines]))
+            self._set_apart(job)
             return []
         if len(job.lines) > 1:
             middle = len(job.lines) // 2
@@ -230,6 +287,43 @@ class Backlog:
         else:
             self._set_aside(job.suspect.held, job.lines[0], reason)
         return self._progress(job)
+
+    def _set_apart(self, job: Job) -> None:
+        """Its only batch was rejected as a whole."""
+        (held,) = job.batches
+        held.rejected = True
+        apart = self._apart.get(held.agent) or self._part(held.agent)
+        apart.good = 0
+        if job.apart:
+            apart.busy = False
+        apart.waiting.appendleft(held)
+
+    def _part(self, agent: str) -> _Apart:
+        """Take what waits of this agent from what waits of the others."""
+        apart = _Apart()
+        again, self._again = self._again, deque()
+        for job in again:
+            apart.waiting += [held for held in job.batches if held.agent == agent]
+            job.batches = [held for held in job.batches if held.agent != agent]
+            if job.batches:
+                self._again.append(job)
+        for queue in (self._live, self._old):
+            mine = [held for held in queue if held.agent == agent]
+            if mine:
+                others = [held for held in queue if held.agent != agent]
+                queue.clear()
+                queue.extend(others)
+                apart.waiting += mine
+                self._fresh_bytes -= sum(held.text_bytes for held in mine)
+        self._forget_one_apart()
+        self._apart[agent] = apart
+        return apart
+
+    def _forget_one_apart(self) -> None:
+        if len(self._apart) >= MOST_APART:
+            idle = (agent for agent, apart in self._apart.items() if not apart.busy and not len(apart))
+            if (agent := next(idle, None)) is not None:
+                del self._apart[agent]
 
     def _packed_anew(self, batches: list[Held]) -> bool:
         """Whether there was one among them that had to be."""
@@ -244,7 +338,11 @@ class Backlog:
         """It was not its fault: write it again, after the others."""
         if job.suspect:
             job.suspect.pieces.append(job.lines)
-            self._suspects.append(job.suspect)
+            self._apart[job.suspect.held.agent].busy = False
+        elif job.apart:
+            apart = self._apart[job.batches[0].agent]
+            apart.busy = False
+            apart.waiting.appendleft(job.batches[0])
         else:
             self._again.append(job)
 
@@ -258,12 +356,25 @@ class Backlog:
         if not tries.failures:
             tries.others = self._successes
         tries.failures += 1
+        if tries.failures == 1 and job.packed:
+            self._packed_anew(job.batches)  # some servers call gzip that they cannot read their own failure
         if tries.failures < GIVE_UP or self._successes - tries.others < GIVE_UP:
             self.put_back(job)
             return []
         if len(job.batches) > 1:
             return self.split(job, "")
+        self._close(job)
         return self._leave(job.batches)
+
+    def _close(self, job: Job) -> None:
+        """Its batch leaves, and its agent's next one may be written."""
+        if job.suspect or job.apart:
+            apart = self._apart.get(job.batches[0].agent)
+            if apart is not None:
+                apart.busy = False
+                if job.suspect:
+                    apart.open = None
+                    self._open -= 1
 
     def _group(self, waiting: deque[Held]) -> Job:
         batches = [waiting.popleft()]
@@ -276,13 +387,14 @@ class Backlog:
 
     def _progress(self, job: Job) -> list[Held]:
         if job.suspect and job.suspect.pieces:
-            self._suspects.append(job.suspect)
+            self._apart[job.suspect.held.agent].busy = False
             return []
+        self._close(job)
         return self._leave(job.batches)
 
     def _leave(self, batches: list[Held]) -> list[Held]:
         for held in batches:
-            agent = held.id.agent if held.id else ""
+            agent = held.agent
             self.bytes -= held.size
             self._by_agent[agent] -= held.size
             if not self._by_agent[agent]:

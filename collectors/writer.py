@@ -87,7 +87,7 @@ class Writer:
         if held.id and self._backlog.holds(held.id):
             return
         dropped = self._backlog.offer(held)
-        if self._backlog.full_group:
+        if self._backlog.pressing:
             self._plenty.set()
         self._counters.dropped += len(dropped)
         if held not in dropped:
@@ -124,7 +124,7 @@ class Writer:
     async def _gather(self, since_ns: int) -> None:
         """Let batches come together after a write that began then (monotonic ns)."""
         left = self._gather_s - (self._clock.mono() - since_ns) / SECOND
-        if left <= 0 or self._draining or self._backlog.full_group:
+        if left <= 0 or self._draining or self._backlog.pressing:
             return
         self._plenty.clear()
         with suppress(TimeoutError):

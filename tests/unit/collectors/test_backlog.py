@@ -8,7 +8,17 @@ import random
 import pytest
 
 from collectors import members
-from collectors.backlog import GIVE_UP, GROUP_BYTES, LIVE_NS, OVERHEAD_BYTES, Backlog, Held, Job
+from collectors.backlog import (
+    FORGIVEN,
+    GIVE_UP,
+    GROUP_BYTES,
+    LIVE_NS,
+    MOST_OPEN,
+    OVERHEAD_BYTES,
+    Backlog,
+    Held,
+    Job,
+)
 from probe.telemetry.topics import BatchId
 
 
@@ -179,6 +189,15 @@ def test_a_member_that_not_everybody_reads_is_packed_anew_and_costs_one_write(
     assert odd not in take(backlog).body()
 
 
+def test_a_member_that_the_server_itself_trips_over_is_packed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = gzip.compress(b"mine\n", 9, mtime=5)
+    monkeypatch.setattr(members, "is_strict", lambda body: body != odd)
+    backlog = Backlog(1 << 30)
+    backlog.offer(Held(BatchId("evil", "9f2c41d0", 1), odd, 1, packed=True, text_bytes=5))
+    assert backlog.failed(take(backlog)) == []
+    assert odd not in take(backlog).body()
+
+
 @pytest.mark.parametrize("damage", [slice(0, -1), slice(0, -9), slice(0, 5)])
 def test_strict_is_one_whole_member(damage: slice) -> None:
     good = gzip.compress(b"line\n" * 100)
@@ -290,8 +309,8 @@ def test_a_suspect_that_keeps_failing_is_dropped_too() -> None:
     backlog.offer(held(1, b"a", b"b"))
     backlog.split(take(backlog), "no")
     dropped: list[int] = []
-    for number in range(2, 2 + 4 * GIVE_UP):
-        backlog.offer(held(number))
+    for number in range(2, 2 + 9 * GIVE_UP):
+        backlog.offer(held(number, agent="b"))
         job = take(backlog)
         dropped += numbers(backlog.failed(job)) if job.suspect else []
         if not job.suspect:
@@ -306,3 +325,55 @@ def test_a_carriage_return_inside_a_line_does_not_split_it() -> None:
     while job := backlog.next():
         finished += backlog.split(job, "no") if b"bad" in job.body() else backlog.written(job)
     assert [entry.content for entry in finished[0].aside] == ['bad "a\rb"']
+
+
+def test_one_bad_line_in_each_batch_of_one_agent_does_not_hold_up_the_others() -> None:
+    backlog = Backlog(1 << 30)
+    waiting: dict[BatchId, int] = {}
+    waited: list[int] = []
+    for step in range(600):  # 20 writes a second, 100 good batches and 10 of the hostile agent
+        for number in range(5):
+            one = held(step, agent=f"good-{number}")
+            assert one.id
+            waiting[one.id] = step
+            backlog.offer(one)
+        if step % 2 == 0:
+            backlog.offer(held(step, *[b"good"] * 49, b"bad", agent="hostile"))
+        job = take(backlog)
+        done = backlog.split(job, "no") if b"bad" in job.body() else backlog.written(job)
+        waited += [step - waiting.pop(batch.id) for batch in done if batch.id in waiting]
+    assert len(waiting) < 50
+    assert sum(steps > 20 for steps in waited) < len(waited) / 10  # until it was known whose fault it was
+
+
+def test_an_agent_that_is_apart_is_grouped_with_others_again() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(0, b"bad", b"good"))
+    finished: list[Held] = []
+    while job := backlog.next():
+        finished += backlog.split(job, "no") if b"bad" in job.body() else backlog.written(job)
+    for number in range(1, FORGIVEN + 3):
+        backlog.offer(held(number))
+    grouped = [numbers(backlog.written(take(backlog))) for _ in range(FORGIVEN + 1)]
+    assert grouped == [*([number] for number in range(1, FORGIVEN + 1)), [FORGIVEN + 1, FORGIVEN + 2]]
+    assert backlog.bytes == len(backlog) == 0
+
+
+def test_few_batches_are_in_pieces_at_a_time() -> None:
+    backlog = Backlog(1 << 30)
+    for number in range(200):
+        backlog.offer(held(number, *[b"bad"] * 8, agent=f"a{number % 40}"))
+    finished: list[Held] = []
+    begun: set[Held] = set()
+    most = 0
+    while job := backlog.next():
+        if job.suspect:
+            begun.add(job.suspect.held)
+        done = backlog.split(job, "no")
+        finished += done
+        begun -= set(done)
+        most = max(most, len(begun))
+    assert most <= MOST_OPEN
+    assert sorted(numbers(finished)) == list(range(200))
+    assert all(len(batch.aside) == 8 for batch in finished)
+    assert backlog.bytes == len(backlog) == 0
