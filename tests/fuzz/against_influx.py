@@ -151,8 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name, servers.influxdb(Path(name)) as influx:
         found = compare(influx, asked.lines, asked.seed)
     print(f"{found.lines:,} lines let in, {found.refused:,} of them refused by InfluxDB alone as well")
-    print(f"{len(found.otherwise):,} read otherwise, in the name of the same agent; for example:")
-    print("\n".join(found.otherwise[:5]))
+    print("\n".join([f"{len(found.otherwise):,} read otherwise, of the same agent", *found.otherwise[:5]]))
     print("\n".join(found.findings) or "no findings")
     return 1 if found.findings else 0
 
