@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from collectors.validate import BadLine
 from probe.clock import SECOND
@@ -69,7 +70,7 @@ def entries(batch: BatchId, bad: Iterable[BadLine]) -> list[Entry]:
 
 
 class Quarantine:
-    """The file of one collector. Not for use by two threads at once."""
+    """The file of one collector. Threads take turns."""
 
     def __init__(self, directory: Path, collector: str, max_bytes: int) -> None:
         self.path = directory / f"quarantine-{collector}.jsonl"
@@ -80,6 +81,7 @@ class Quarantine:
         self._share = max_bytes // 4
         self._used: Counter[str] = Counter()  # bytes by agent since `_renewed_ns`
         self._renewed_ns = 0
+        self._lock = Lock()  # the writer has two writes under way
 
     def prepare(self) -> None:
         """Make the directory and see that the file can be written. Raises: OSError."""
@@ -89,6 +91,10 @@ class Quarantine:
 
     def add(self, items: list[Entry], time_ns: int) -> None:
         """Write entries and return when they are on disk; `time_ns`: wall clock. Raises: OSError."""
+        with self._lock:
+            self._add(items, time_ns)
+
+    def _add(self, items: list[Entry], time_ns: int) -> None:
         if not 0 <= time_ns - self._renewed_ns < DAY_NS:
             self._renew(time_ns)
         stream = self.path.open("ab")

@@ -164,8 +164,7 @@ class Writer:
                 await self._vet(job, job.suspect, problem)
             else:
                 finished = self._backlog.split(job, str(problem))
-        for held in finished:
-            await self._finish(held)
+        await self._finish(finished)
 
     async def _vet(self, job: Job, suspect: Suspect, problem: SinkError) -> None:
         """Before a line is blamed: does the sink say the same of one that is known to be good?
@@ -240,23 +239,31 @@ class Writer:
             log.warning("%s: takes writes again", self._sink.name)
             self._told_recovered()
 
-    async def _finish(self, held: Held) -> None:
-        """Set aside what has to be, then acknowledge."""
-        if held.aside:
-            try:
-                await asyncio.to_thread(self._quarantine.add, held.aside, self._clock.wall())
-            except OSError as problem:
-                self._counters.dropped += 1
-                if not self._disk_failed:
-                    log.error(
-                        "%s: %s; batches with bad lines stay with their agents",
-                        self._quarantine.path,
-                        problem,
-                    )
-                self._disk_failed = True
-                return
-            self._disk_failed = False
-            self._counters.quarantined += sum(entry.lines for entry in held.aside)
+    async def _finish(self, finished: list[Held]) -> None:
+        """Set aside what has to be, then acknowledge; batches without such lines do not wait for the disk."""
+        for held in finished:
+            if not held.aside:
+                self._done(held)
+        bad = [held for held in finished if held.aside]
+        if not bad:
+            return
+        items = [entry for held in bad for entry in held.aside]
+        try:
+            await asyncio.to_thread(self._quarantine.add, items, self._clock.wall())
+        except OSError as problem:
+            self._counters.dropped += len(bad)
+            if not self._disk_failed:
+                log.error(
+                    "%s: %s; batches with bad lines stay with their agents", self._quarantine.path, problem
+                )
+            self._disk_failed = True
+            return
+        self._disk_failed = False
+        self._counters.quarantined += sum(entry.lines for entry in items)
+        for held in bad:
+            self._done(held)
+
+    def _done(self, held: Held) -> None:
         self._counters.over_limit += held.over_limit
         self._counters.lines += held.count
         self._counters.newest_ns = max(self._counters.newest_ns, held.newest_ns)

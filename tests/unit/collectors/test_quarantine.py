@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,33 @@ def test_one_agent_cannot_push_out_the_others(tmp_path: Path) -> None:
     assert 0 < kept * 500 <= 20_000 // 4
     quarantine.add([rubbish], NOW + DAY_NS)
     assert sum(entry["agent"] == "bad" for entry in read(quarantine.path)) == kept + 1
+
+
+def test_threads_take_turns(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path, "c", 100_000)
+    quarantine.prepare()
+    failures: list[BaseException] = []
+
+    def add(agent: str) -> None:
+        try:
+            for number in range(1, 60):
+                quarantine.add([Entry(BatchId(agent, "9f2c41d0", number), "bad", "x" * 1000)] * 5, NOW)
+        except OSError as failure:
+            failures.append(failure)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=add, args=(agent,)) for agent in ("a", "b")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
+    kept = sum(len(read(path)) for path in tmp_path.iterdir())
+    assert kept + quarantine.evicted + quarantine.withheld == 2 * 59 * 5
 
 
 def test_what_was_set_aside_survives_a_restart(tmp_path: Path) -> None:
