@@ -84,3 +84,27 @@ def test_any_way_of_reading_gives_the_bytes_in_order(pair: tuple[ReadAhead, Coun
                 raise
     assert got == sent
     assert counted.reads < len(sent) // 10
+
+
+def test_an_end_within_the_first_bytes_of_a_message_does_not_begin_another_turn() -> None:
+    class Endless:
+        """A flood of messages of 32 bytes, one byte out of step: every read ends after the first of one."""
+
+        def __init__(self) -> None:
+            self.reads = 0
+
+        def recv(self, most: int) -> bytes:
+            self.reads += 1
+            return b"x" * (33 if self.reads == 1 else most)
+
+    flood = Endless()
+    ahead = ReadAhead(flood)
+    for _ in range(10):
+        for most in (1, 1, 30):
+            while most:
+                most -= len(ahead.recv(most))
+        if not ahead.pending():
+            break
+    else:
+        raise AssertionError("it goes on for ever")
+    assert flood.reads < 10
