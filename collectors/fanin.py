@@ -22,7 +22,9 @@ from probe.telemetry.topics import BatchId
 
 MAX_PENDING = 100_000  # acknowledgements while the broker is away; an agent sends again what is beyond
 GATHER_S = 0.02  # acknowledgements that follow each other this closely share a message
-MAX_QUEUED = 256  # messages between the socket and `receive`, which does not wait for anything
+# Messages between the socket and `receive`, which does not wait for anything: a look at the socket may bring
+# `read_ahead.AHEAD` bytes of the smallest ones at once, such as the statuses of a thousand agents.
+MAX_QUEUED = 4096
 TURN_NS = 10_000_000  # at most so long without a look at the socket and the sink
 STABLE_NS = 10 * SECOND  # a connection that lasted this long was a good one
 

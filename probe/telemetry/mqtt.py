@@ -37,6 +37,7 @@ ANSWER_TIMEOUT_S = 10.0  # of CONNACK and SUBACK
 GOODBYE_TIMEOUT_S = 2.0  # of writing DISCONNECT
 KEEPALIVE_S = 20  # a broker that fell silent is noticed within twice this; it sends our will after 1.5 times
 BEHIND = 256  # messages without an acknowledgement that may wait for the socket
+QUEUED_BYTES = 32 << 20  # of payloads that wait to be read, however few they are
 IN_FLIGHT = 20  # PUBLISH packets without PUBACK, unless an MQTT 5 broker allows fewer
 
 # Answers of MQTT 5 (paho translates those of 3.1.1) after which the same attempt may work later.
@@ -79,7 +80,7 @@ class Connection:
 
     @property
     def discarded(self) -> int:
-        """Messages that came while `max_queued` others waited, and were let go."""
+        """Messages that came while `max_queued` others, or many bytes, waited, and were let go."""
         return self._inbox.discarded
 
     async def publish(
@@ -136,7 +137,7 @@ class Connection:
         inbox = self._inbox
         while True:
             while inbox.waiting:
-                yield inbox.waiting.popleft()
+                yield inbox.take()
             if self._lost.done():
                 raise self._lost.result()
             inbox.news.clear()
@@ -231,14 +232,23 @@ class _Inbox:
         self.news = asyncio.Event()
         self.discarded = 0
         self._limit = limit
+        self._bytes = 0
 
     def arrived(self, _client: Any, _userdata: Any, message: Any) -> None:
         """What paho calls with each message; aiomqtt's own way costs twice as much."""
-        if len(self.waiting) >= self._limit:
+        size = len(message.payload)
+        if len(self.waiting) >= self._limit or (self._bytes and self._bytes + size > QUEUED_BYTES):
             self.discarded += 1
             return
+        self._bytes += size
         self.waiting.append(Message(message.topic, message.payload, message.retain))
         self.news.set()
+
+    def take(self) -> Message:
+        """The one that came first; there must be one."""
+        message = self.waiting.popleft()
+        self._bytes -= len(message.payload)
+        return message
 
     async def get(self) -> None:
         """Never returns: `messages` reads `waiting`, and aiomqtt's iterator is left to tell of the end."""

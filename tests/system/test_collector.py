@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from collectors import collector, writer
-from probe.settings import load_collector
-from tests.system.collecting import NOW, SPOOL, CollectorProcess, Hands, hands, wait_until
+from probe.settings import MqttTable, load_collector
+from probe.telemetry import topics
+from probe.telemetry.mqtt import connect
+from tests.system.collecting import DEADLINE_S, NOW, SPOOL, CollectorProcess, Hands, hands, wait_until
 from tests.system.servers import Influx, Server, VictoriaMetrics
 
 Make = Callable[..., CollectorProcess]
@@ -400,6 +402,30 @@ def test_settings_are_read_again_and_a_bad_file_changes_nothing(
     assert collecting.stop() == 0
     assert sent(influxdb) == {1}
     assert [row["sent"] for row in influxdb.query("select sent from probe", "other")] == [2]
+
+
+def test_the_statuses_of_a_thousand_agents_fit_through_the_door_at_once(
+    mosquitto: Server, make: Make
+) -> None:
+    names = [f"agent-{number}" for number in range(1000)]
+    status = b'{"state": "online", "since": 1, "settings_sha256": "%s"}' % (b"0" * 64)
+
+    async def agents() -> None:
+        table = MqttTable(url=f"mqtt://127.0.0.1:{mosquitto.port}")
+        async with connect(table, client_id="all", username="", password=None) as connection:
+            await connection.subscribe(topics.ack("+"))
+            async with asyncio.TaskGroup() as group:
+                for name in names:
+                    group.create_task(connection.publish(topics.status(name), status, retain=True))
+            await asyncio.to_thread(make().start)
+            missing = {topics.ack(name) for name in names}
+            async with asyncio.timeout(DEADLINE_S):
+                async for message in connection.messages():
+                    missing.discard(message.topic)
+                    if not missing:
+                        break
+
+    asyncio.run(agents())
 
 
 def test_who_is_heard_of_as_online_is_told_that_it_may_try_again(mosquitto: Server, make: Make) -> None:

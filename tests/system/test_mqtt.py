@@ -84,6 +84,26 @@ def test_a_full_inbox_counts_what_it_discards(mosquitto: servers.Server, caplog:
     assert caplog.records == []
 
 
+def test_a_full_inbox_is_full_of_bytes_as_well(
+    mosquitto: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "QUEUED_BYTES", 1000)
+
+    async def main() -> None:
+        async with connect(table(mosquitto), "reader") as reader:
+            await reader.subscribe("t")
+            for _ in range(2):
+                before = reader.discarded
+                for size in (600, 600, 400):
+                    await reader.publish("t", b"x" * size)
+                while reader.discarded == before:  # noqa: ASYNC110 - there is no event to wait for
+                    await asyncio.sleep(0.01)
+                messages = reader.messages()
+                assert [len((await anext(messages)).payload) for _ in range(2)] == [600, 400]
+
+    run(main())
+
+
 @PROTOCOLS
 def test_will_comes_without_a_goodbye_and_not_with_one(mosquitto: servers.Server, protocol: str) -> None:
     async def main() -> None:
