@@ -76,14 +76,15 @@ def test_one_agent_cannot_push_out_the_others(tmp_path: Path) -> None:
 
 
 def test_threads_take_turns(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path, "c", 100_000)
+    quarantine = Quarantine(tmp_path, "c", 40_000)
     quarantine.prepare()
     failures: list[BaseException] = []
 
     def add(agent: str) -> None:
         try:
-            for number in range(1, 60):
-                quarantine.add([Entry(BatchId(agent, "9f2c41d0", number), "bad", "x" * 1000)] * 5, NOW)
+            for number in range(1, 101):
+                batch = BatchId(f"{agent}{number}", "9f2c41d0", number)  # no agent uses up its share
+                quarantine.add([Entry(batch, "bad", "x" * 1000)] * 5, NOW)
         except OSError as failure:
             failures.append(failure)
 
@@ -99,7 +100,7 @@ def test_threads_take_turns(tmp_path: Path) -> None:
         sys.setswitchinterval(interval)
     assert failures == []
     kept = sum(len(read(path)) for path in tmp_path.iterdir())
-    assert kept + quarantine.evicted + quarantine.withheld == 2 * 59 * 5
+    assert kept + quarantine.evicted + quarantine.withheld == 2 * 100 * 5
 
 
 def test_what_was_set_aside_survives_a_restart(tmp_path: Path) -> None:
