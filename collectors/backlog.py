@@ -34,6 +34,7 @@ OVERHEAD_BYTES = 1024  # what a held batch costs beside its text
 LIVE_NS = 120 * SECOND  # a batch whose newest line is older was kept back by an outage, and is not urgent
 GIVE_UP = 5  # failures of a write while at least as many others went through
 MOST_UNREADABLE = 10_000  # agents that are remembered for it
+LOOKED_AT = 100  # batches, when one has to go
 MOST_OPEN = 16  # batches that are in pieces at a time, half a megabyte each
 MOST_APART = 1000  # agents that are remembered as such while nothing of theirs waits
 FORGIVEN = 8  # whole batches in a row that the sink took, before an agent is grouped with others again
@@ -47,7 +48,7 @@ class Held:
     packed: `body` is one gzip member; text_bytes: its length unpacked (taken from `body` where it is text).
     """
 
-    id: BatchId | None  # None: the collector's own, which nobody waits for
+    id: BatchId | None  # None: the collector's own line, which nobody waits for
     body: bytes
     count: int = 0  # lines in `body`
     newest_ns: int = 0
@@ -57,6 +58,7 @@ class Held:
     live: bool = True  # of the last minutes
     over_limit: int = 0  # lines in `aside` because of their agent's too many series
     rejected: bool = False  # as a whole, by the sink
+    about: str = ""  # the agent that gave cause to a line of the collector's own
 
     def __post_init__(self) -> None:
         self.size = OVERHEAD_BYTES + len(self.body) + sum(len(entry.content) for entry in self.aside)
@@ -65,8 +67,8 @@ class Held:
 
     @property
     def agent(self) -> str:
-        """Whose it is; empty: the collector's own."""
-        return self.id.agent if self.id else ""
+        """Whose share it takes; empty: the collector's own."""
+        return self.id.agent if self.id else self.about
 
     def text(self) -> bytes:
         """Its lines."""
@@ -209,11 +211,14 @@ class Backlog:
             (self._old, range(len(self._old) - 1, -1, -1)),
             (self._live, range(len(self._live))),
         ):
-            for at in places:
+            # Not all: an agent whose share is used up might have us look through thousands for each it sends.
+            for at in places[:LOOKED_AT]:
                 held = waiting[at]
+                if held.id is None:
+                    continue  # nobody would send it again
                 if waiting is self._live and held.newest_ns > newest_ns - LIVE_NS:
                     break
-                if agent is None or (held.id and held.id.agent == agent):
+                if agent is None or held.agent == agent:
                     del waiting[at]
                     self._fresh_bytes -= held.text_bytes
                     return held

@@ -181,7 +181,7 @@ class Collector:
         if agent := topics.parse_status(message.topic):
             event = self._statuses.change(message.topic, message.payload, retained=message.retain, now_ns=now)
             if event is not None:
-                self._writer.offer(Held(None, event, 1))
+                self._writer.offer(Held(None, event, 1, about=agent))
             if self._statuses.is_online(agent):
                 self._acks.hint(agent)  # it is heard again, or this collector is: it may try at once
             return

@@ -1,8 +1,8 @@
 """Series of agents in, those beyond an agent's limit out: a hundred thousand targets would ruin a database.
 
-Pure, but for what it remembers: 64 bits of each series, at most `TOTAL` of them. Agents that were not heard
-of for the longest time are forgotten first, and everybody once a day, so that targets of last month do not
-count for ever.
+Pure, but for what it remembers: 64 bits of each series, at most `TOTAL` of them, and an agent takes the room
+of ten. Agents that were not heard of for the longest time are forgotten first, and everybody once a day, so
+that targets of last month do not count for ever.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from probe.clock import SECOND
 
 TOTAL = 500_000  # series remembered, some 80 bytes each
+_AGENT = 10  # what an agent costs, in series
 _DAY_NS = 86_400 * SECOND
 _PRINTS = 64  # sets of series that an agent sends again and again
 
@@ -46,7 +47,10 @@ class SeriesBook:
         """Whether exactly these series came together from this agent before, and were all let in."""
         known = self._agents.get(agent)
         # Python's hash of bytes is keyed by the process: nobody outside can make two alike.
-        return known is not None and hash(heads) in known.prints
+        if known is None or hash(heads) not in known.prints:
+            return False
+        self._agents.move_to_end(agent)
+        return True
 
     def admit_fields(self, agent: str, names: Collection[str], now_ns: int) -> bool:
         """Count in fields that the schema does not have; whether the agent may have all of them.
@@ -100,7 +104,7 @@ class SeriesBook:
         return refused
 
     def _forget_some(self) -> None:
-        while self._count > self._total and len(self._agents) > 1:
+        while self._count + _AGENT * len(self._agents) > self._total and len(self._agents) > 1:
             _, gone = self._agents.popitem(last=False)
             self._count -= len(gone.series) + len(gone.fields)
 

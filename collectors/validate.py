@@ -185,9 +185,10 @@ def _sort(
         mine = line.startswith((f"{measurement}{head},", f"{measurement}{head} "))
         if not mine or line.find(",agent=", len(measurement) + len(head)) >= 0:
             _refuse_foreign(line, agent)
+        if measurement not in _KNOWN:
+            bad.append(BadLine(line, "not a known measurement"))
+            continue
         try:
-            if measurement not in _KNOWN:
-                raise LineError("not a known measurement")
             if not mine:
                 raise LineError(f"does not begin with <measurement>,agent={agent}")
             lines.check(line)
@@ -226,7 +227,7 @@ def _unknown_fields(line: str, measurement: str) -> list[str]:
 
 def _refuse_foreign(line: str, agent: str) -> None:
     """Raise BatchError where any tag `agent` of the line is not this one (or there are two of them)."""
-    tag = _AGENT_TAG.match(line)
+    tag = _AGENT_TAG.match(line) if ",agent=" in line else None
     if tag is None:
         return
     rest = line[tag.end() :]

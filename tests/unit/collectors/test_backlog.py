@@ -377,3 +377,26 @@ def test_few_batches_are_in_pieces_at_a_time() -> None:
     assert sorted(numbers(finished)) == list(range(200))
     assert all(len(batch.aside) == 8 for batch in finished)
     assert backlog.bytes == len(backlog) == 0
+
+
+def test_the_collectors_own_lines_do_not_make_room() -> None:
+    backlog = Backlog(8 * OVERHEAD_BYTES)
+    assert not backlog.offer(Held(None, b"event\n", 1, about="a"))
+    old = [held(number, agent="bcdefg"[number], live=False) for number in range(6)]
+    assert not any(backlog.offer(one) for one in old)
+    dropped = []
+    for number in range(7, 17):
+        one = held(number, agent=f"x{number}")
+        one.newest_ns = 2 * LIVE_NS
+        dropped += backlog.offer(one)
+    assert None not in [batch.id for batch in dropped]
+    assert len(dropped) == 10
+
+
+def test_who_comes_and_goes_all_the_time_uses_up_a_share_of_its_own() -> None:
+    backlog = Backlog(20 * OVERHEAD_BYTES)
+    taken = [not backlog.offer(Held(None, b"online\n", 1, about="hostile")) for _ in range(20)]
+    assert sum(taken) == 9
+    assert not backlog.offer(Held(None, b"the collector's own\n", 1))
+    assert backlog.offer(held(1, agent="hostile"))
+    assert not backlog.offer(held(1, agent="b"))

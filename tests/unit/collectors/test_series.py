@@ -97,3 +97,18 @@ def test_known_series_are_no_pass_for_another_agents_topic() -> None:
     validate("coloprobe/v1/a/lines/9f2c41d0/1", text(1), now_ns=NOW, max_bytes=1 << 18, series=book)
     with pytest.raises(Exception, match="does not come from b"):
         validate("coloprobe/v1/b/lines/9f2c41d0/1", text(1), now_ns=NOW, max_bytes=1 << 18, series=book)
+
+
+def test_agents_with_a_single_series_each_are_bounded_too() -> None:
+    book = SeriesBook(100, total=1000)
+    for number in range(1000):
+        assert book.admit_all(f"a{number}", heads(0, 1), NOW)
+    assert len(book) <= 100
+
+
+def test_who_sends_the_same_series_again_and_again_was_not_silent() -> None:
+    book = SeriesBook(100, total=1000)
+    assert book.admit_all("steady", heads(0, 1), NOW)
+    for number in range(1000):
+        assert book.admit_all(f"a{number}", heads(0, 1), NOW)
+        assert book.knows("steady", heads(0, 1))
