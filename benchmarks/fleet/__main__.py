@@ -38,10 +38,12 @@ from benchmarks.fleet.spools import DEFAULT_BYTES
 from benchmarks.measure import BenchmarkError
 from benchmarks.report import Report, machine
 from probe.clock import SECOND
-from probe.errors import ColoprobeError
+from probe.errors import ColoprobeError, SettingsError
 from probe.settings import MqttTable, UplinkTable
+from probe.settings_checks import check_url
 from probe.units import ByteSize, Duration
 
+MOST_IN_FLIGHT = 1024  # what uplink.window allows
 PARTS: dict[str, Callable[[Setup], None]] = {
     "rate": rate,
     "share": share,
@@ -51,7 +53,19 @@ PARTS: dict[str, Callable[[Setup], None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.write and (options.quick or options.only or options.mqtt):
+        parser.error("--write: what the page shows is the whole of it; leave --quick, --only and --mqtt out")
+    if not 0 <= options.in_flight <= MOST_IN_FLIGHT:
+        parser.error(f"--in-flight {options.in_flight}: 1 to {MOST_IN_FLIGHT}")
+    if options.mqtt:
+        try:
+            check_url("the command line", "--mqtt", options.mqtt, ("mqtt", "mqtts"))
+        except SettingsError as problem:
+            parser.error(str(problem))
+    if options.window <= 0:
+        parser.error("--window: longer than nothing")
     try:
         return play(options) if options.mqtt else measure(options)
     except (BenchmarkError, ColoprobeError, OSError) as problem:
@@ -98,7 +112,9 @@ def measure(options: argparse.Namespace) -> int:
 
 def play(options: argparse.Namespace) -> int:
     """The fleet alone, at somebody's broker."""
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(_Once())
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", handlers=[handler])
     password = (
         options.password_file.read_text(encoding="utf-8").rstrip("\n") if options.password_file else None
     )
@@ -145,6 +161,22 @@ def play(options: argparse.Namespace) -> int:
     return 0 if done else 1
 
 
+class _Once(logging.Filter):
+    """What all agents say alike is said once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # The words, and the kind of error that is put into them.
+        kinds = [type(one).__name__ for one in record.args] if isinstance(record.args, tuple) else []
+        what = record.msg, " ".join(kinds)
+        new = what not in self._said
+        self._said.add(what)
+        return new
+
+
 async def _play(fleet: Fleet, seconds: float, wait_s: float) -> bool:
     async with fleet:
         if not await fleet.connect():
@@ -153,15 +185,22 @@ async def _play(fleet: Fleet, seconds: float, wait_s: float) -> bool:
         return await fleet.settle(wait_s)
 
 
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 or more")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fleet", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--agents", type=int, default=1000)
-    parser.add_argument("--targets", type=int, default=200, help="of each agent")
+    parser.add_argument("--agents", type=_number, default=1000)
+    parser.add_argument("--targets", type=_number, default=200, help="of each agent")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     own = parser.add_argument_group("measure, on servers of its own")
     own.add_argument("--quick", action="store_true", help="short runs")
     own.add_argument("--only", choices=tuple(PARTS), help="one of the parts")
-    own.add_argument("--windows", type=int, metavar="N", help="of [d] with the whole fleet")
+    own.add_argument("--windows", type=_number, metavar="N", help="of [d] with the whole fleet")
     own.add_argument("--write", action="store_true", help=f"put the figures into {PAGE.name}")
     own.add_argument(
         "--profile", type=Path, metavar="FILE", help="of the collector in [a], which is slower then"

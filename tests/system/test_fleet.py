@@ -21,6 +21,7 @@ import pytest
 
 from benchmarks.discard import Discard
 from benchmarks.fleet import delay, page
+from benchmarks.fleet.__main__ import main
 from benchmarks.fleet.database import database
 from benchmarks.fleet.delay import Round
 from benchmarks.fleet.hosts import Host
@@ -270,3 +271,25 @@ def test_more_connections_than_the_kernel_allows_are_refused_with_the_remedy(
     monkeypatch.setattr(resource, "setrlimit", refuse)
     with pytest.raises(OSError, match=r"1000 agents need 1128 .* may have 512: .*ulimit -Hn 1128"):
         allow_connections(1000)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--agents 0",
+        "--targets -1",
+        "--windows x",
+        "--window 0s",
+        "--in-flight 2000",
+        "--write --quick",
+        "--mqtt",
+        "--mqtt http://x",
+    ],
+)
+def test_wrong_options_are_refused_before_anything_starts(
+    wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(wrong.split())
+    assert refused.value.code == 2
+    assert wrong.split()[0] in capsys.readouterr().err.splitlines()[-1]
