@@ -110,6 +110,7 @@ class FanIn:
         self._receive = receive
         self._discarded = discarded  # is told how many messages the connection had no room for
         self._connection: Connection | None = None
+        self._counted = 0  # of what this connection had no room for
 
     async def run(self) -> None:
         """Stay connected until cancelled; say once when the broker is away, and once when it is back."""
@@ -141,7 +142,8 @@ class FanIn:
                 complained.add(type(problem))
             finally:
                 if connection is not None:
-                    self._discarded(connection.discarded)
+                    self._count_discarded(connection)
+                self._counted = 0
             if since is not None and self._clock.mono() - since > STABLE_NS:
                 backoff.reset()
             await asyncio.sleep(backoff.delay_s())
@@ -174,11 +176,17 @@ class FanIn:
             acknowledger.cancel()
             await asyncio.gather(reader, acknowledger, return_exceptions=True)
 
+    def _count_discarded(self, connection: Connection) -> None:
+        if (new := connection.discarded - self._counted) > 0:
+            self._counted += new
+            self._discarded(new)
+
     async def _read(self, connection: Connection) -> None:
         until = self._clock.mono() + TURN_NS
         async for message in connection.messages():
             self._receive(message)
             if self._clock.mono() >= until:
+                self._count_discarded(connection)
                 await asyncio.sleep(0)  # the writer gets its turn, however many wait
                 until = self._clock.mono() + TURN_NS
 

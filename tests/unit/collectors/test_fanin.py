@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collectors import fanin
-from collectors.fanin import Acks, lines_filter, ranges
+from collectors.fanin import TURN_NS, Acks, FanIn, lines_filter, ranges
+from probe.clock import ManualClock
+from probe.settings import MqttTable
+from probe.telemetry.mqtt import Connection, Message
 from probe.telemetry.topics import BatchId
 
 
@@ -70,3 +76,27 @@ def test_a_hint_is_an_acknowledgement_of_nothing_and_any_other_replaces_it() -> 
 def test_a_group_shares_the_batches() -> None:
     assert lines_filter("") == "coloprobe/v1/+/lines/#"
     assert lines_filter("collectors") == "$share/collectors/coloprobe/v1/+/lines/#"
+
+
+def test_what_was_let_go_is_counted_while_the_connection_lasts() -> None:
+    class Flood:
+        discarded = 0
+
+        async def messages(self) -> AsyncIterator[Message]:
+            for _ in range(3):
+                self.discarded += 5
+                yield Message("t", b"", retain=False)
+
+    clock = ManualClock()
+    counted: list[int] = []
+    fanin = FanIn(
+        MqttTable(),
+        "c",
+        None,
+        clock,
+        acks=Acks(),
+        receive=lambda _: clock.advance(TURN_NS),
+        discarded=counted.append,
+    )
+    asyncio.run(fanin._read(cast("Connection", Flood())))
+    assert counted == [5, 5, 5]
