@@ -297,13 +297,15 @@ class Backlog:
         """Its only batch was rejected as a whole."""
         (held,) = job.batches
         held.rejected = True
-        apart = self._apart.get(held.agent) or self._part(held.agent)
+        if held.agent not in self._apart:
+            self._part(held.agent)
+        apart = self._apart[held.agent]
         apart.good = 0
         if job.apart:
             apart.busy = False
         apart.waiting.appendleft(held)
 
-    def _part(self, agent: str) -> _Apart:
+    def _part(self, agent: str) -> None:
         """Take what waits of this agent from what waits of the others."""
         apart = _Apart()
         again, self._again = self._again, deque()
@@ -322,7 +324,6 @@ class Backlog:
                 self._fresh_bytes -= sum(held.text_bytes for held in mine)
         self._forget_one_apart()
         self._apart[agent] = apart
-        return apart
 
     def _forget_one_apart(self) -> None:
         if len(self._apart) >= MOST_APART:

@@ -400,3 +400,54 @@ def test_who_comes_and_goes_all_the_time_uses_up_a_share_of_its_own() -> None:
     assert not backlog.offer(Held(None, b"the collector's own\n", 1))
     assert backlog.offer(held(1, agent="hostile"))
     assert not backlog.offer(held(1, agent="b"))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_two_writes_under_way_whatever_becomes_of_them_lose_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    backlog = Backlog(rng.choice([6_000, 40_000, 1 << 20]))
+    sent: dict[int, list[bytes]] = {}
+    sink: set[bytes] = set()
+    left: list[int] = []  # finished or dropped
+    under_way: list[Job] = []
+
+    def finish(batches: list[Held]) -> None:
+        for batch in batches:
+            assert batch.id
+            left.append(batch.id.number)
+            aside = {str(entry.content).encode() for entry in batch.aside}
+            assert set(sent[batch.id.number]) <= sink | aside
+            assert batch.count == len(sent[batch.id.number]) - len(aside)
+
+    def answer(job: Job) -> None:
+        body = job.body()
+        if b"bad" in body:
+            finish(backlog.split(job, "no"))
+        else:
+            sink.update(body.splitlines())
+            finish(backlog.written(job))
+
+    for number in range(200):
+        choice = rng.random()
+        if choice < 0.4:
+            made = [b"%s %d %d" % (rng.choices([b"bad", b"ok"], [1, 6])[0], number, n) for n in range(4)]
+            sent[number] = made
+            one = held(number, *made, agent=rng.choice("abcd"), live=rng.random() < 0.6)
+            left += numbers(backlog.offer(one))
+        elif choice < 0.7 and len(under_way) < 2:
+            under_way += filter(None, [backlog.next()])
+        elif under_way:
+            job = under_way.pop(rng.randrange(len(under_way)))
+            outcome = rng.random()
+            if outcome < 0.15:
+                backlog.put_back(job)
+            elif outcome < 0.35:
+                left += numbers(backlog.failed(job))
+            else:
+                answer(job)
+    for job in under_way:
+        backlog.put_back(job)
+    while waiting := backlog.next():
+        answer(waiting)
+    assert sorted(left) == sorted(sent)
+    assert backlog.bytes == len(backlog) == 0
