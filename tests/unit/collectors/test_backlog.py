@@ -451,3 +451,37 @@ def test_two_writes_under_way_whatever_becomes_of_them_lose_nothing(seed: int) -
         answer(waiting)
     assert sorted(left) == sorted(sent)
     assert backlog.bytes == len(backlog) == 0
+
+
+def test_a_second_batch_of_an_agent_apart_is_rejected_while_the_first_is_written() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(1, b"bad"))
+    first = take(backlog)
+    backlog.offer(held(2, b"bad"))
+    second = take(backlog)
+    backlog.split(first, "no")
+    pieces = take(backlog)
+    assert pieces.suspect
+    assert backlog.split(second, "no") == []
+    finished = backlog.split(pieces, "no")
+    while job := backlog.next():
+        finished += backlog.split(job, "no")
+    assert numbers(finished) == [1, 2]
+    assert backlog.bytes == len(backlog) == 0
+    assert backlog.offer(held(3)) == []
+
+
+def test_pieces_that_are_put_back_meanwhile_are_not_forgotten() -> None:
+    backlog = Backlog(1 << 30)
+    backlog.offer(held(1, b"bad", b"good"))
+    first = take(backlog)
+    backlog.offer(held(2, b"bad"))
+    second = take(backlog)
+    backlog.split(first, "no")
+    pieces = take(backlog)
+    backlog.split(second, "no")
+    backlog.put_back(pieces)
+    finished: list[Held] = []
+    while job := backlog.next():
+        finished += backlog.split(job, "no") if b"bad" in job.body() else backlog.written(job)
+    assert sorted(numbers(finished)) == [1, 2]
