@@ -16,8 +16,9 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from collectors.backlog import LIVE_NS, Backlog, Held
+from collectors.backlog import LIVE_NS, Backlog
 from collectors.fanin import Acks, FanIn
+from collectors.jobs import Held
 from collectors.quarantine import Entry, Quarantine, entries
 from collectors.report import Counters
 from collectors.series import SeriesBook

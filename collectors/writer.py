@@ -17,7 +17,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from collectors.backlog import Backlog, Held, Job, Suspect
+from collectors.backlog import Backlog
+from collectors.jobs import Held, Job, Suspect
 from collectors.quarantine import Quarantine
 from collectors.report import Counters
 from collectors.sinks import Sink

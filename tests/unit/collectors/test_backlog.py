@@ -14,11 +14,9 @@ from collectors.backlog import (
     GROUP_BYTES,
     LIVE_NS,
     MOST_OPEN,
-    OVERHEAD_BYTES,
     Backlog,
-    Held,
-    Job,
 )
+from collectors.jobs import OVERHEAD_BYTES, Held, Job
 from probe.telemetry.topics import BatchId
 
 

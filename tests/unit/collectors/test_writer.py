@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from collectors.backlog import GROUP_BYTES, Backlog, Held
+from collectors.backlog import GROUP_BYTES, Backlog
+from collectors.jobs import Held
 from collectors.quarantine import Entry, Quarantine
 from collectors.report import Counters
 from collectors.writer import POLL_S, REFUSED_PAUSE_S, Writer
