@@ -59,7 +59,9 @@ def section(data: _Figures) -> str:
 def _rate(data: _Figures) -> Iterator[str]:
     yield (
         "A saturated collector, writing to a server that throws away; processor time of all its threads, "
-        "read while nothing is on its way. Batches are rendered before and all differ."
+        "read while nothing is on its way. Batches are rendered before and all differ; one window of a minute "
+        "has its histograms with it, as agents send them: shorter lines than a window's. The last row is "
+        "without."
     )
     yield ""
     yield "| agents | lines per second of processor time | µs a line | smallest and largest run |"
@@ -69,6 +71,12 @@ def _rate(data: _Figures) -> Iterator[str]:
         yield (
             f"| {int(agents):,} | {statistics.median(values):,.0f} | {1e6 / statistics.median(values):.2f} | "
             f"{min(values):,.0f} to {max(values):,.0f} |"
+        )
+    alone = [slot["lines"] / max(slot["cpu_s"], TICK_S) for slot in data.get("rate_windows_alone", [])]
+    if alone:
+        yield (
+            f"| {int(agents):,}, windows alone | {statistics.median(alone):,.0f} | "
+            f"{1e6 / statistics.median(alone):.2f} | {min(alone):,.0f} to {max(alone):,.0f} |"
         )
     yield ""
     peaks = [data["rate_memory"], *data.get("memory", {}).values()]

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.fleet.hosts import Host
+from benchmarks.fleet.hosts import HISTOGRAM_NS, Host
 from probe.clock import SECOND
 
 
@@ -59,17 +59,25 @@ def render(
     start_ns: int,
     seed: int = 1,
     prefix: str = "fleet",
+    histograms: bool = False,
 ) -> Pool:
-    """`windows` windows of each agent, the first of which began at `start_ns` (wall clock)."""
+    """`windows` windows of each agent, the first of which began at `start_ns` (wall clock).
+
+    histograms: with each agent's histograms in every so many windows as make a minute; not the same for all
+    agents, so that a few windows of many have their share.
+    """
     length = round(window_s * SECOND)
     start_ns = start_ns // length * length
     hosts = [Host(name(prefix, n), n, targets, length, seed) for n in range(agents)]
     last = dict.fromkeys((host.agent for host in hosts), 0)
     batches: list[Batch] = []
+    minute = max(1, HISTOGRAM_NS // length)
     for at in range(windows):
         begin = start_ns + at * length
-        for host in hosts:
+        for number, host in enumerate(hosts):
             lines = host.window(at, begin)
+            if histograms and (at + number) % minute == 0:
+                lines += host.histogram(at // minute, begin - begin % HISTOGRAM_NS)
             payloads = host.batches(lines, last[host.agent] + 1, begin + length)
             for payload in payloads:
                 last[host.agent] += 1

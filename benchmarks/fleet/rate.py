@@ -51,58 +51,63 @@ def rate(setup: Setup) -> None:
     agents."""
     report, size = setup.report, setup.size
     sizes = setup.sizes()
-    pools = {n: _pool(setup, n) for n in sizes}
-    whole = pools[sizes[-1]]
+    pools = {f"{n:,}": _pool(setup, n, histograms=True) for n in sizes}
+    largest = f"{sizes[-1]:,}"
+    alone = f"{largest}, windows alone"
+    pools[alone] = _pool(setup, sizes[-1])
+    whole = pools[largest]
     report.say(
         f"\n[a] a saturated collector into a server that throws away; batches of {setup.targets} targets, "
         f"{whole.lines / len(whole.batches):.0f} lines and "
-        f"{whole.payload_bytes / len(whole.batches) / 1e3:.1f} kB each\n  {len(whole.batches)} different, "
+        f"{whole.payload_bytes / len(whole.batches) / 1e3:.1f} kB each on average: as agents send them, one "
+        f"window of a minute with its histograms\n  {len(whole.batches)} different, "
         f"sent again under new numbers; {size.in_flight} on their way; {size.rounds} interleaved slots of "
         f"{size.slot_s:g} s"
     )
-    slots: dict[int, list[Slot]] = {n: [] for n in sizes}
+    slots: dict[str, list[Slot]] = {name: [] for name in pools}
     with rig(setup.scratch / "rate", profile=setup.profile) as made:
         collector = made.collectors[0].pid
         for _ in range(size.rounds):
-            for n in sizes:
-                report.progress(f"  [a] {n} agents")
-                slots[n].append(
-                    _slot(setup, pools[n], made.broker.port, collector, made.others, made.sinks[0])
+            for name, pool in pools.items():
+                report.progress(f"  [a] {name} agents")
+                slots[name].append(
+                    _slot(setup, pool, made.broker.port, collector, made.others, made.sinks[0])
                 )
                 made.check()
         peak = peak_bytes(collector)
         now = usage(collector).rss_bytes
     rows = []
-    for n, mine in slots.items():
+    for name, mine in slots.items():
         values = [slot.per_cpu_s for slot in mine]
         cells = (
             f"{statistics.median(values):,.0f}", f"{min(values):,.0f}", f"{max(values):,.0f}",
             f"{statistics.median(1e6 / value for value in values):.2f}",
-            f"{statistics.median(_ratios(mine, slots[sizes[-1]])):.2f}",
+            f"{statistics.median(_ratios(mine, slots[largest])):.2f}",
             f"{statistics.median(slot.lines / slot.wall_s for slot in mine):,.0f}",
             f"{statistics.median(slot.cpu_s / slot.wall_s for slot in mine):.2f}",
             f"{statistics.median(slot.batches / max(1, slot.writes) for slot in mine):.1f}",
-            *(f"{statistics.median(slot.others[name] for slot in mine):.2f}" for name in _OTHERS),
+            *(f"{statistics.median(slot.others[other] for slot in mine):.2f}" for other in _OTHERS),
         )  # fmt: skip
-        rows.append((f"{n:,}", cells))
+        rows.append((name, cells))
     report.table(
-        ("agents", "lines/cpu s", "min", "max", "us/line", f"of {sizes[-1]}'s", "lines/s", "cores",
+        ("agents", "lines/cpu s", "min", "max", "us/line", f"of {largest}'s", "lines/s", "cores",
          "batches/write", "fleet's", "broker's", "sink's"), rows,
     )  # fmt: skip
     report.say(f"  collector's memory: {now / 1e6:.1f} MB, at its peak {peak / 1e6:.1f} MB")
-    report.data["rate"] = {str(n): [asdict(slot) for slot in mine] for n, mine in slots.items()}
+    report.data["rate"] = {str(n): [asdict(slot) for slot in slots[f"{n:,}"]] for n in sizes}
+    report.data["rate_windows_alone"] = [asdict(slot) for slot in slots[alone]]
     report.data["rate_memory"] = {"rss_bytes": now, "peak_bytes": peak}
     report.data["batch"] = {
         "lines": whole.lines / len(whole.batches),
         "payload_bytes": whole.payload_bytes / len(whole.batches),
         "text_bytes": statistics.fmean(len(text) for text, _ in zip(whole.texts(), range(100), strict=False)),
     }
-    largest = slots[sizes[-1]]
-    what = f"[a] lines per second of processor time, {sizes[-1]:,} agents"
-    report.bars.append(Bar(what, [slot.per_cpu_s for slot in largest], LINES_PER_CPU_S, at_least=True))
+    for name, mine in ((largest, slots[largest]), (alone, slots[alone])):
+        what = f"[a] lines per second of processor time, {name} agents"
+        report.bars.append(Bar(what, [slot.per_cpu_s for slot in mine], LINES_PER_CPU_S, at_least=True))
     if len(sizes) > 1:
         what = f"[a] cost of a line, {sizes[-1]:,} agents of {sizes[0]:,}'s"
-        report.bars.append(Bar(what, _ratios(slots[sizes[0]], largest), FLAT))
+        report.bars.append(Bar(what, _ratios(slots[f"{sizes[0]:,}"], slots[largest]), FLAT))
     report.bars.append(
         Bar("[a] collector's memory at its peak, saturated, MB", [peak / 1e6], MOST_BYTES / 1e6)
     )
@@ -157,12 +162,20 @@ def _taken(sink: Sink) -> int:
     return tally["lines"] - tally["own_lines"]
 
 
-def _pool(setup: Setup, agents: int) -> Pool:
+def _pool(setup: Setup, agents: int, *, histograms: bool = False) -> Pool:
     setup.report.progress(f"  rendering batches of {agents} agents")
     windows = max(1, setup.size.pool // agents)
     window_s = setup.size.window_s
     start = time.time_ns() - round(windows * window_s * 1e9)  # none of them lies ahead
-    return render(agents, setup.targets, windows, window_s=window_s, start_ns=start, prefix=f"rate{agents}")
+    return render(
+        agents,
+        setup.targets,
+        windows,
+        window_s=window_s,
+        start_ns=start,
+        prefix=f"{'rate' if histograms else 'alone'}{agents}",
+        histograms=histograms,
+    )
 
 
 def _slot(setup: Setup, pool: Pool, port: int, collector: int, others: dict[str, int], sink: Sink) -> Slot:
