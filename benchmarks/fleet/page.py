@@ -59,8 +59,8 @@ def section(data: _Figures) -> str:
 def _rate(data: _Figures) -> Iterator[str]:
     yield (
         "A saturated collector, writing to a server that throws away; processor time of all its threads, "
-        "read while nothing is on its way. Batches are rendered before and all differ; one window of a minute "
-        "has its histograms with it, as agents send them: shorter lines than a window's. The last row is "
+        "read while nothing is on its way. Batches are rendered before and all differ; one window of a "
+        "minute has its histograms with it, as agents send them: shorter lines than a window's. The last row is "
         "without."
     )
     yield ""
