@@ -60,8 +60,8 @@ def _rate(data: _Figures) -> Iterator[str]:
     yield (
         "A saturated collector, writing to a server that throws away; processor time of all its threads, "
         "read while nothing is on its way. Batches are rendered before and all differ; one window of a "
-        "minute has its histograms with it, as agents send them: shorter lines than a window's. The last row is "
-        "without."
+        "minute has its histograms with it, as agents send them: shorter lines than a window's. The last "
+        "row is without."
     )
     yield ""
     yield "| agents | lines per second of processor time | µs a line | smallest and largest run |"

@@ -14,7 +14,8 @@ class Size:
     """How much is run.
 
     rounds, slot_s, pool: of [a]: how often each size, for how long, with how many different batches;
-    in_flight: on their way at a time, fewer than a collector takes before it lets some go.
+    in_flight: on their way at a time, fewer than a collector takes before it lets some go (and than what
+    agents of such a fleet send at once).
     warm_s: before either. share_s: of [b]. arms, arm_lines, try_lines: of [c]: rounds, lines of one, lines of
     one that only looks for the fastest way; connections: that are tried. windows, window_s: of [d] with the
     whole fleet; short_windows: with a tenth of it and windows of a second; every_ms: between two queries;
@@ -25,7 +26,7 @@ class Size:
     slot_s: float = 4.0
     warm_s: float = 1.0
     pool: int = 2000
-    in_flight: int = 192
+    in_flight: int = 800
     share_s: float = 8.0
     arms: int = 3
     arm_lines: int = 400_000
