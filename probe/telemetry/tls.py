@@ -57,6 +57,8 @@ def trust(ca_file: str, key: str) -> ssl.SSLContext:
     except (ssl.SSLError, OSError) as problem:
         raise ValueError(f"{key}: {ca_file!r} holds no PEM certificate ({problem})") from None
     made.minimum_version = ssl.TLSVersion.TLSv1_2
+    # An agent's certificate has its id as common name, and must not pass for a host of that name.
+    made.hostname_checks_common_name = False
     return made
 
 
