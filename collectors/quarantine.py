@@ -85,7 +85,7 @@ class Quarantine:
 
     def prepare(self) -> None:
         """Make the directory and see that the file can be written. Raises: OSError."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
         with self.path.open("ab"):
             _sync_directory(self.path.parent)
 

@@ -64,5 +64,5 @@ def own_state_dir(state: Path, user: str, file: str) -> None:
         ) from None
     if os.geteuid() == 0 and not state.exists():
         with suppress(OSError):  # opening the spool says what is wrong
-            state.mkdir(parents=True)
+            state.mkdir(0o700, parents=True)
             os.chown(state, account.pw_uid, account.pw_gid)

@@ -176,7 +176,7 @@ class EmbeddedSink:
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as problem:
         raise SinkRefused(f"cannot make the store {path}: {problem}") from None

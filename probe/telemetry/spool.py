@@ -65,7 +65,7 @@ class Spool:
         self._reserved = 0  # bytes of it
         self._synced: bool | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(0o700, parents=True, exist_ok=True)
         except OSError as problem:
             raise SpoolError(f"{path.parent}: {problem.strerror}; check agent.state_dir") from None
         self._db = sqlite3.connect(":memory:")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,11 @@ def test_second_process_is_refused(path: Path, spool: Spool) -> None:
     assert fill(spool, 1) == [1]
     with pytest.raises(SpoolError, match="another process uses this spool"):
         Spool(path, MIB)
+
+
+def test_what_is_measured_is_not_for_every_user_of_the_host(path: Path) -> None:
+    with closing(Spool(path, MIB)):
+        assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_unusable_places_are_told(tmp_path: Path) -> None:
