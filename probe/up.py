@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import re
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from probe.agent import Agent
 from probe.errors import UsageError
@@ -98,7 +100,7 @@ def up(
             # The link with its token is for whoever sits here; no log line has it.
             asks = "   (asks for your token: open it with /?token=... once)" if fan_in.board_asks else ""
             print(f"board   {fan_in.board_link}{asks}", flush=True)
-            print(f"broker  {fan_in.mqtt_url}   (agents of other hosts may send here)", flush=True)
+            print(f"broker  {fan_in.mqtt_url}   ({_who_may_send(fan_in.mqtt_url)})", flush=True)
             paces: dict[Duration, list[str]] = {}
             for target in checked.target:
                 paces.setdefault(target.interval, []).append(target.name)
@@ -112,6 +114,12 @@ def up(
     with closing(agent):
         _check_readable()
         return serve(main)
+
+
+def _who_may_send(mqtt_url: str) -> str:
+    if ipaddress.ip_address(urlsplit(mqtt_url).hostname or "").is_loopback:
+        return "for this host alone; --broker 0.0.0.0:1883 lets others in"
+    return "agents of other hosts may send here"
 
 
 def _check_readable() -> None:
