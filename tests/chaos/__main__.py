@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from probe.arguments import duration, whole
 from probe.units import Duration
 from tests.chaos.plan import draw
 from tests.chaos.run import run, say
@@ -83,18 +84,27 @@ class _Progress:
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description=__doc__,
+        epilog='Example: make chaos ARGS="--seed 7 --for 45s --plan"',
+    )
     parser.add_argument("--seed", type=int, help="the same seed breaks the same things (default: a new one)")
     parser.add_argument(
-        "--for", dest="length", type=Duration.parse, default=Duration.parse("5m"), metavar="DURATION"
+        "--for",
+        dest="length",
+        type=duration,
+        default=Duration.parse("5m"),
+        metavar="DURATION",
+        help="how long things are broken: 45s, 5m (default: 5m)",
     )
-    parser.add_argument("--agents", type=int, default=5, help="real agent processes (default: 5)")
-    parser.add_argument("--fleet", type=int, default=20, help="simulated agents (default: 20)")
+    parser.add_argument("--agents", type=whole(1, 100), default=5, help="real agent processes (default: 5)")
+    parser.add_argument("--fleet", type=whole(0, 1000), default=20, help="simulated agents (default: 20)")
     parser.add_argument(
-        "--pace", type=Duration.parse, default=Duration.parse("2s"), help="a fault so often (default: 2s)"
+        "--pace", type=duration, default=Duration.parse("2s"), help="a fault so often (default: 2s)"
     )
     parser.add_argument(
-        "--longest", type=Duration.parse, default=Duration.parse("6s"), help="of a fault (default: 6s)"
+        "--longest", type=duration, default=Duration.parse("6s"), help="of a fault (default: 6s)"
     )
     parser.add_argument("--plan", action="store_true", help="only say what would happen when")
     parser.add_argument("--keep", action="store_true", help="keep logs, capture and databases")
