@@ -71,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     except (BenchmarkError, ColoprobeError, OSError) as problem:
         print(f"fleet: {problem}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # servers and folders are cleaned up by now
+        print("fleet: interrupted", file=sys.stderr)
+        return 130
 
 
 def measure(options: argparse.Namespace) -> int:
