@@ -123,7 +123,7 @@ def test_every_figure_is_told_and_stands_on_the_page(
     assert data["rate"].keys() == {"1", "5"}
     for slots in data["rate"].values():
         [slot] = slots
-        assert slot["lines"] == slot["batches"] * 21 > 0
+        assert slot["lines"] >= slot["batches"] * 21 > 0  # more where a minute ended: its histograms
         assert slot["cpu_s"] >= 0
         assert slot["writes"] > 0
     assert sum(data["share"]["lines"]) == data["share"]["sent"] > 0
