@@ -300,7 +300,9 @@ def test_duplicates_and_losses_are_those_of_the_link(lab: Lab, prober: Opener, v
     link = lab.emulated(Impairments(), backward)
     target = address_of(link.far, version)
     with Capture(link.near) as capture, listen(link.far, version, OPEN) as server:
-        it = prober(link.near, version, [(target, OPEN), (target, SHUT)], interval=50 * MILLISECOND)
+        # So long that an emulator on a busy machine makes no answer late.
+        patience = {"interval": 50 * MILLISECOND, "timeout": 1000 * MILLISECOND}
+        it = prober(link.near, version, [(target, OPEN), (target, SHUT)], **patience)
         it.run(140)
         it.finish()
         assert nobody_connected(server)
