@@ -46,5 +46,6 @@ def test_each_flow_keeps_its_path_and_the_target_has_both(lab: Lab, tmp_path: Pa
     assert total(whole, "sent") == total(each, "sent")
     full = max(whole, key=lambda point: int(point.fields["sent"]))
     assert 1 * MS <= int(full.fields["forward_min_ns"]) < 2 * MS
-    # No upper end: on a busy machine the emulator itself comes late.
     assert int(full.fields["forward_max_ns"]) >= 3 * MS
+    # Not the longest: on a busy machine the emulator itself comes late once.
+    assert int(full.fields["forward_p90_ns"]) < 5 * MS
