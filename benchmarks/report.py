@@ -79,6 +79,12 @@ class Report:
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text[:100]}", end="", file=sys.stderr, flush=True)
 
+    def tell_bars(self, seconds: float) -> None:
+        """Every bar and whether it is met; `seconds`: that the whole run took."""
+        self.say(f"\nbars ({seconds:.0f} s in all)")
+        for bar in self.bars:
+            self.say(str(bar))
+
     def write_json(self, file: Path) -> None:
         self.data["bars"] = [{**asdict(bar), "met": bar.met} for bar in self.bars]
         file.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")

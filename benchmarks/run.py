@@ -72,9 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     except (BenchmarkError, PermissionError) as problem:
         print(f"make bench: {problem}", file=sys.stderr)
         return 1
-    report.say(f"\nbars ({time.monotonic() - start:.0f} s in all)")
-    for bar in report.bars:
-        report.say(str(bar))
+    report.tell_bars(time.monotonic() - start)
     if options.json:
         report.write_json(options.json)
     if options.write:

@@ -103,9 +103,7 @@ def measure(options: argparse.Namespace) -> int:
             except (BenchmarkError, AssertionError) as problem:
                 report.say(f"  {name} is not measured: {(str(problem).splitlines() or ['?'])[-1]}")
                 complete = False
-    report.say(f"\nbars ({time.monotonic() - start:.0f} s in all)")
-    for bar in report.bars:
-        report.say(str(bar))
+    report.tell_bars(time.monotonic() - start)
     if options.json:
         report.write_json(options.json)
     if options.write:
