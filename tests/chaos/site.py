@@ -24,7 +24,7 @@ from tests.chaos.plan import Cast, Plan
 from tests.chaos.wire import PORT, WireCapture
 from tests.lab.netlab import Lab, Namespace
 from tests.system.commands import coloprobe, wait_for
-from tests.system.servers import Influx, program
+from tests.system.servers import Influx, influxdb_settings, program
 
 INFLUX_PORT = 8086
 DATABASE = "coloprobe"
@@ -93,25 +93,6 @@ autosave_interval 2
 max_queued_messages {queue}
 max_queued_bytes 67108864
 max_packet_size 270336
-"""
-_INFLUXDB = """
-reporting-disabled = true
-bind-address = "127.0.0.1:8088"
-[meta]
-dir = "{state}/meta"
-[data]
-dir = "{state}/data"
-wal-dir = "{state}/wal"
-query-log-enabled = false
-[http]
-bind-address = "0.0.0.0:8086"
-log-enabled = false
-[monitor]
-store-enabled = false
-[subscriber]
-enabled = false
-[continuous_queries]
-enabled = false
 """
 
 
@@ -207,7 +188,9 @@ class Site:
             ),
         )
         self._add("broker", broker, [program("mosquitto"), "-c", str(file)])
-        file = self._write("influxdb.conf", _INFLUXDB.format(state=self._folder("database")))
+        file = self._write(
+            "influxdb.conf", influxdb_settings(self._folder("database"), "0.0.0.0:8086", "127.0.0.1:8088")
+        )
         self._add("database", database, [program("influxd"), "-config", str(file)])
         self.influx = Influx("database", [], INFLUX_PORT, self.directory, health="/ping")
         addresses = {"broker": broker.ipv4, "database": database.ipv4, "port": PORT}

@@ -214,10 +214,19 @@ def influxdb(
         _directory(tmp_path, "influxdb"),
     )
     configuration = directory / "influxdb.conf"
-    configuration.write_text(
-        f"""
+    http = f"127.0.0.1:{port}"
+    configuration.write_text(influxdb_settings(directory, http, f"127.0.0.1:{rpc}", extra_http=extra_http))
+    server = Influx("influxdb", [binary, "-config", str(configuration)], port, directory, health="/ping")
+    server.secure = secure
+    with _running(server):
+        yield server
+
+
+def influxdb_settings(directory: Path, http: str, rpc: str, *, extra_http: str = "") -> str:
+    """influxdb.conf of a server that keeps its data there and says nothing but what it is asked."""
+    return f"""
         reporting-disabled = true
-        bind-address = "127.0.0.1:{rpc}"
+        bind-address = "{rpc}"
         [meta]
         dir = "{directory}/meta"
         [data]
@@ -225,7 +234,7 @@ def influxdb(
         wal-dir = "{directory}/wal"
         query-log-enabled = false
         [http]
-        bind-address = "127.0.0.1:{port}"
+        bind-address = "{http}"
         log-enabled = false
         {extra_http}
         [monitor]
@@ -235,11 +244,6 @@ def influxdb(
         [continuous_queries]
         enabled = false
         """
-    )
-    server = Influx("influxdb", [binary, "-config", str(configuration)], port, directory, health="/ping")
-    server.secure = secure
-    with _running(server):
-        yield server
 
 
 @contextmanager
