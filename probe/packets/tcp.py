@@ -23,11 +23,13 @@ What answers it has the acknowledgment number `sequence + 1` (section 3.10.7): S
 listens, RST and ACK where nobody does. Nothing else of ours comes back, so the sequence number alone leads to
 the probe:
 
-    sequence = (number mod 2^bits, then 32 - bits random bits) + secret          (mod 2^32)
+    sequence = (number mod 2^bits, then 32 - bits bits of noise) + secret        (mod 2^32)
 
 A firewall or a server that has not forgotten the last probe of a flow takes the next one for a new connection
 only if its sequence number is greater, by more than a window (section 3.10.7.4; Linux: tcp_check_req,
-nf_conntrack_proto_tcp): hence the number in the high bits, which count up, and the randomness below.
+nf_conntrack_proto_tcp): hence the number in the high bits, which count up, and the noise below. A step of less
+than the target's window would be answered by RST, as if nobody listened; so the noise leaves that much of each step
+alone, where there is as much.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ SIZE = 24  # bytes of a probe
 PROTOCOL = 6  # IP's number for TCP
 MSS4, MSS6 = 1460, 1440  # of Ethernet's 1,500 bytes, as everybody says
 _WINDOW = 64_240  # what Linux says
+_STEP = _WINDOW + 1  # between the probes of a flow, at least
 _OFFSET = (SIZE // 4) << 4  # the header's length in words, in the high four bits
 _MSS = 0x0204  # kind and length of that option
 
@@ -140,15 +143,18 @@ class Numbering:
 
     def __init__(self, remembered: int, secret: int) -> None:
         bits = min(28, (2 * remembered - 1).bit_length())
-        self._low = 32 - bits  # random bits of each probe
+        self._low = 32 - bits
         self._mask = (1 << bits) - 1
+        whole = 1 << self._low
+        # Where a step is less than that, many flows take turns, and each one's own steps are longer.
+        self._noise = whole - _STEP if whole > _STEP else whole // 2
         self._secret = secret & 0xFFFFFFFF
 
     def sequences(self, numbers: NDArray[np.int64], noise: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """`noise`: 32 random bits for each, of which some are used."""
+        """`noise`: 32 random bits for each."""
         high = (numbers & self._mask) << self._low
-        mixed = high | (noise & ((1 << self._low) - 1))
-        return ((mixed + self._secret) & 0xFFFFFFFF).astype(np.uint32)
+        low = (noise.astype(np.int64) * self._noise) >> 32
+        return ((high + low + self._secret) & 0xFFFFFFFF).astype(np.uint32)
 
     def numbers(self, sequences: NDArray[np.uint32], last: int) -> NDArray[np.int64]:
         """The number of each probe, unwrapped from the last one sent; may be below 0 where it is none of

@@ -173,7 +173,19 @@ def test_nobody_can_tell_them_beforehand() -> None:
     first = tcp.Numbering(2048, 0).sequences(numbers, drawn[0])
     assert len(set((first ^ tcp.Numbering(2048, 0).sequences(numbers, drawn[1])).tolist())) > 990
     assert (tcp.Numbering(2048, 77).sequences(numbers, drawn[0]) - first == 77).all()
-    # 20 random bits of each where 2,048 probes are remembered, 12 where half a million are.
+    # Nearly 20 random bits of each where 2,048 probes are remembered, 11 where half a million are.
     assert len({int(each) & 0xFFFFF for each in first}) > 990
     many = tcp.Numbering(500_000, 0).sequences(np.zeros(1000, np.int64), drawn[0])
-    assert int(many.max()) < 1 << 12
+    assert 1 << 10 < int(many.max()) < 1 << 11
+
+
+@repeatable
+@given(st.integers(2, 1 << 15), SEQUENCE, NUMBER, SEQUENCE, SEQUENCE)
+def test_a_step_is_more_than_a_targets_window(
+    remembered: int, secret: int, number: int, one: int, other: int
+) -> None:
+    """Or a target that still remembers the last probe would answer by RST, as if nobody listened."""
+    pair = tcp.Numbering(remembered, secret).sequences(
+        np.array([number, number + 1], np.int64), np.array([one, other], np.uint32)
+    )
+    assert (int(pair[1]) - int(pair[0])) % (1 << 32) > 64_240
