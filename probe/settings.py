@@ -12,23 +12,39 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta
 
 from probe.errors import SettingsError
 from probe.keys import exposed
 from probe.settings_checks import CONTROL, check_mqtt_files, check_ranges, check_state_dir, check_url
-from probe.tables import ID_PATTERN, Table, convert, read_toml
-from probe.target_settings import KINDS, Knobs, Tag, Target, targets_from
+from probe.settings_tables import (
+    AgentTable,
+    AskTable,
+    CollectorTable,
+    DetectTable,
+    EngineTable,
+    HostTable,
+    InfluxTable,
+    LimitsTable,
+    MqttTable,
+    SpoolTable,
+    TraceTable,
+    UplinkTable,
+    WindowTable,
+)
+from probe.tables import Table, convert, read_toml
+from probe.target_settings import KINDS, Knobs, Target, targets_from
 from probe.units import ByteSize, Duration
 
 __all__ = [
     "AgentSettings",
     "AgentTable",
+    "AskTable",
     "CollectorSettings",
     "CollectorTable",
+    "DetectTable",
     "EngineTable",
     "HostTable",
     "InfluxTable",
@@ -37,6 +53,7 @@ __all__ = [
     "MqttTable",
     "SpoolTable",
     "Target",
+    "TraceTable",
     "UplinkTable",
     "WindowTable",
     "agent_from",
@@ -49,65 +66,6 @@ __all__ = [
     "warn_of_exposed",
 ]
 
-Id = Annotated[str, Meta(pattern=ID_PATTERN)]
-
-
-class AgentTable(Table, frozen=True):
-    id: Id  # who measures: the topic, the tag `agent`
-    site: Tag = ""  # where it stands: the tag `site`
-    state_dir: str = "/var/lib/coloprobe"  # the spool lives here
-    user: str = ""  # leave uid 0 for this user once sockets are open
-
-
-class WindowTable(Table, frozen=True):
-    length: Duration = Duration.parse("10s")  # windows are [n * length, (n + 1) * length) of the wall clock
-    timeout: Duration = Duration.parse("1s")  # a reply later than this is late, its probe lost
-    histogram: Duration = Duration.parse("60s")  # the longer window of probe_histogram
-
-
-class EngineTable(Table, frozen=True):
-    tick: Duration = Duration.parse("10ms")  # how often the engine wakes while probes are due
-    receive_buffer: ByteSize = ByteSize.parse("16MiB")  # a socket's buffer for replies and stamps
-    # "raw": a raw socket; TX stamps are taken in the driver. "ring": whole Ethernet frames, and both stamps
-    # from a ring in shared memory: cheaper at high rates; TX stamps are taken at the tap, just before the
-    # driver. Targets for which this cannot be done get a raw socket.
-    backend: Literal["raw", "ring"] = "raw"
-    # "auto": also by the interface's own clock where it has one, and where somebody has switched that on or
-    # this process may. "off": by the kernel's alone.
-    hardware_stamps: Literal["auto", "on", "off"] = "auto"
-
-
-class HostTable(Table, frozen=True):
-    # How far the wall clock is off at most, where it is disciplined without the kernel being told. Not set,
-    # or "": the kernel's own account, adjtimex(2), which also says whether it is synchronised at all.
-    clock_error: Duration | None = None
-
-
-class MqttTable(Table, frozen=True):
-    url: str = "mqtt://127.0.0.1:1883"  # mqtt:// or mqtts://, host, port
-    username: str = ""  # default: the agent's or collector's id
-    password_file: str = ""  # or COLOPROBE_MQTT_PASSWORD
-    ca_file: str = ""  # trust this authority instead of the system's
-    cert_file: str = ""  # with key_file: mutual TLS
-    key_file: str = ""
-    protocol: Literal["3.1.1", "5"] = "3.1.1"
-    share_group: str = ""  # collectors only: a shared subscription of this name; empty: an ordinary one
-
-
-class UplinkTable(Table, frozen=True):
-    acknowledge: Literal["end-to-end", "broker"] = "end-to-end"
-    # "gzip": batches leave as the spool has them, packed where it pays. "none": as text, for consumers that
-    # unpack nothing, as Telegraf. "auto": "none" with acknowledge = "broker", else "gzip".
-    compress: Literal["auto", "gzip", "none"] = "auto"
-    window: Annotated[int, Meta(ge=1, le=1024)] = 64  # batches in flight
-    ack_timeout: Duration = Duration.parse(
-        "30s"
-    )  # publish a batch again after this long without acknowledgement
-
-
-class SpoolTable(Table, frozen=True):
-    max_bytes: ByteSize = ByteSize.parse("512MiB")  # the oldest batches go first, and are counted
-
 
 class AgentSettings(Table, frozen=True):
     """agent.toml."""
@@ -118,37 +76,12 @@ class AgentSettings(Table, frozen=True):
     engine: EngineTable = EngineTable()
     defaults: Knobs = Knobs()
     host: HostTable = HostTable()
+    detect: DetectTable = DetectTable()
+    trace: TraceTable = TraceTable()
+    ask: AskTable = AskTable()
     mqtt: MqttTable = MqttTable()
     uplink: UplinkTable = UplinkTable()
     spool: SpoolTable = SpoolTable()
-
-
-class CollectorTable(Table, frozen=True):
-    id: Id  # the tag `collector`
-    state_dir: str = "/var/lib/coloprobe"  # quarantined lines only
-
-
-class InfluxTable(Table, frozen=True):
-    url: str = "http://127.0.0.1:8086"
-    api: Literal["v2", "v1"] = (
-        "v2"  # v2: InfluxDB 1.8+, 2.x, 3.x, VictoriaMetrics; v1: /write of InfluxDB 1.x
-    )
-    org: str = ""  # v2
-    bucket: str = "coloprobe"  # v2
-    token_file: str = ""  # v2, or COLOPROBE_INFLUX_TOKEN
-    database: str = "coloprobe"  # v1
-    retention_policy: str = ""  # v1; empty: the database's default one
-    username: str = ""  # v1
-    password_file: str = ""  # v1, or COLOPROBE_INFLUX_PASSWORD
-    ca_file: str = ""  # of https://: trust this authority instead of the system's
-    timeout: Duration = Duration.parse("10s")  # of one write
-
-
-class LimitsTable(Table, frozen=True):
-    batch_bytes: ByteSize = ByteSize.parse("256KiB")  # one batch, unpacked
-    held_bytes: ByteSize = ByteSize.parse("32MiB")  # batches held while the sink does not answer
-    quarantine_bytes: ByteSize = ByteSize.parse("64MiB")  # the quarantine file, then the oldest part goes
-    series: Annotated[int, Meta(ge=1, le=10_000_000)] = 50_000  # of one agent a day; lines beyond go aside
 
 
 class CollectorSettings(Table, frozen=True):
@@ -176,7 +109,11 @@ _AGENT_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] 
     "engine.receive_buffer": (ByteSize.parse("64KiB"), ByteSize.parse("1GiB")),
     "uplink.ack_timeout": (Duration.parse("100ms"), Duration.parse("1h")),
     "spool.max_bytes": (ByteSize.parse("1MiB"), ByteSize.parse("1024GiB")),
+    "trace.timeout": (Duration.parse("10ms"), Duration.parse("10s")),
+    "ask.longest": (Duration.parse("1s"), Duration.parse("10m")),
 }
+# Zero: never.
+_OFTEN = (Duration.parse("1s"), Duration.parse("7d"))
 _CLOCK_ERRORS = (Duration.parse("1ns"), Duration.parse("10s"))
 _COLLECTOR_RANGES: dict[str, tuple[Duration, Duration] | tuple[ByteSize, ByteSize]] = {
     "influx.timeout": (Duration.parse("10ms"), Duration.parse("10m")),
@@ -230,8 +167,9 @@ def agent_from(raw: Mapping[str, Any], file: str) -> AgentSettings:
         raise SettingsError(
             file, "target", "no target is given", "at least one [[target]] with name and address"
         )
-    if isinstance(host, dict) and host.get("clock_error") == "":
-        raw["host"] = {key: value for key, value in host.items() if key != "clock_error"}
+    if isinstance(host, dict):
+        unset = {key for key in ("clock_error", "counters") if host.get(key) == ""}
+        raw["host"] = {key: value for key, value in host.items() if key not in unset}
     settings = convert({**raw, "target": []}, AgentSettings, file)
     settings = msgspec.structs.replace(settings, target=targets_from(targets, defaults, file))
     _check_agent(settings, file)
@@ -262,6 +200,9 @@ def _check_agent(settings: AgentSettings, file: str) -> None:
     check_mqtt_files(file, settings.mqtt.cert_file, settings.mqtt.key_file)
     if settings.host.clock_error is not None:
         check_ranges(settings, {"host.clock_error": _CLOCK_ERRORS}, file, "")
+    for key, value in (("host.counters", settings.host.counters), ("trace.every", settings.trace.every)):
+        if value:
+            check_ranges(settings, {key: _OFTEN}, file, "")
     rate = sum(target.rate for target in settings.target)
     if rate > MAX_RATE:
         raise SettingsError(

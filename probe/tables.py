@@ -113,7 +113,7 @@ def _allowed(info: inspect.Type) -> str:
         info = info.types[0]
     if isinstance(info, inspect.LiteralType):
         return " or ".join(f'"{value}"' for value in info.values)
-    if isinstance(info, inspect.IntType):
+    if isinstance(info, (inspect.IntType, inspect.FloatType)):
         return f"{info.ge} to {info.le}" if info.ge != info.le else f"{info.ge}"
     if isinstance(info, inspect.StrType):
         if info.pattern == ID_PATTERN:
@@ -125,6 +125,8 @@ def _allowed(info: inspect.Type) -> str:
         return "true or false"
     if isinstance(info, inspect.CustomType):
         return f"text with a unit, {_QUANTITIES[info.cls]}"
+    if isinstance(info, inspect.VarTupleType) and isinstance(info.item_type, inspect.LiteralType):
+        return f"a list of {_allowed(info.item_type)}"
     return "a table" if isinstance(info, inspect.StructType) else "a list of tables"
 
 

@@ -27,9 +27,9 @@ the probe:
 
 A firewall or a server that has not forgotten the last probe of a flow takes the next one for a new connection
 only if its sequence number is greater, by more than a window (section 3.10.7.4; Linux: tcp_check_req,
-nf_conntrack_proto_tcp): hence the number in the high bits, which count up, and the noise below. A step of less
-than the target's window would be answered by RST, as if nobody listened; so the noise leaves that much of each step
-alone, where there is as much.
+nf_conntrack_proto_tcp): hence the number in the high bits, which count up, and the noise below. A step of
+less than the target's window would be answered by RST, as if nobody listened; so the noise leaves that much
+of each step alone, where there is as much.
 """
 
 from __future__ import annotations

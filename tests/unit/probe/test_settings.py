@@ -118,7 +118,22 @@ AGENT_ERRORS = [
     ),
     (
         GOOD + "[windows]\n",
-        "windows: unknown key (allowed: agent, target, window, engine, defaults, host, mqtt, uplink, spool)",
+        "windows: unknown key (allowed: agent, target, window, engine, defaults, host, detect, trace, ask, mqtt, "
+        "uplink, spool)",
+    ),
+    (GOOD + '[host]\ncounters = "1ms"\n', "host.counters: 1ms is out of range (allowed: 1s to 7d)"),
+    (GOOD + '[trace]\nevery = "1ms"\n', "trace.every: 1ms is out of range (allowed: 1s to 7d)"),
+    (GOOD + "[trace]\nflows = 65\n", "trace.flows: 65 is not allowed (allowed: 1 to 64)"),
+    (GOOD + "[detect]\nshift = 0.01\n", "detect.shift: 0.01 is not allowed (allowed: 0.02 to 10)"),
+    (
+        GOOD + '[ask]\nallow = ["ping", "reboot"]\n',
+        "ask.allow[1]: 'reboot' is not allowed "
+        '(allowed: "check" or "links" or "ping" or "sessions" or "trace")',
+    ),
+    (
+        GOOD + '[ask]\nallow = "ping"\n',
+        "ask.allow: 'ping' is not allowed "
+        '(allowed: a list of "check" or "links" or "ping" or "sessions" or "trace")',
     ),
     (GOOD + "[window]\nlength = 10\n", f"window.length: 10 is not text with a unit (allowed: {DURATIONS})"),
     (
