@@ -185,11 +185,90 @@ COLLECTOR = Measurement(
     ),
     "a collector about itself; `agent` is `collector`",
 )
-# Contract names that this version does not fill yet: a collector lets them through for newer agents.
-SESSION = Measurement("session", ("target", "venue", "line", "remote", "session"), (), "live TCP sessions")
-INTERFACE = Measurement("interface", ("interface",), (), "interface counters")
-PATH = Measurement("path", ("target", "flow"), (), "the path of a flow")
-HOP = Measurement("hop", ("target", "flow", "ttl"), (), "one hop of a path")
+INTERFACE = Measurement(
+    "interface",
+    ("interface",),
+    (
+        *_ints(
+            "",
+            rx_packets="packets received, since the interface was made",
+            tx_packets="packets sent, likewise",
+            rx_bytes="bytes received, likewise",
+            tx_bytes="bytes sent, likewise",
+            rx_errors="packets received damaged, likewise",
+            tx_errors="packets that could not be sent, likewise",
+            rx_dropped="packets received and dropped for want of room or of a taker, likewise",
+            tx_dropped="packets dropped on their way out, likewise",
+            rx_missed="packets that the hardware had no room for, likewise",
+            carrier_changes="times the link came or went, likewise",
+            rx_queue_drops="packets that the driver's receive queues dropped, where ethtool tells",
+            tx_queue_drops="packets that the driver's send queues dropped, where ethtool tells",
+            speed_bps="speed of the link, bits a second; absent where the interface has none",
+            mtu="largest packet, bytes",
+            softnet_packets="packets that the kernel's processors took in, since boot; of `host` only",
+            softnet_dropped="packets dropped because a processor's backlog was full; of `host` only",
+            softnet_squeezed="times a processor had more to take in than time for it; of `host` only",
+        ),
+        Field("up", "bool", "whether it is up and has a carrier"),
+    ),
+    "counters of an interface; `host`, which is no interface, has those of all processors together",
+)
+SESSION = Measurement(
+    "session",
+    ("target", "venue", "line", "remote", "session"),
+    (
+        *_ints(
+            "",
+            rtt_ns="the kernel's smoothed round-trip time (tcpi_rtt, RFC 6298)",
+            rttvar_ns="its mean deviation (tcpi_rttvar)",
+            min_rtt_ns="smallest round-trip time lately (tcpi_min_rtt)",
+            retransmits_total="segments sent again, since the connection began (tcpi_total_retrans)",
+            lost="segments that the kernel takes for lost now (tcpi_lost)",
+            unacked="segments sent and not acknowledged now (tcpi_unacked)",
+            delivery_rate_bps="bits a second that arrived lately (tcpi_delivery_rate)",
+            bytes_sent="payload bytes sent, repetitions included, since the connection began",
+            bytes_received="payload bytes received, since the connection began",
+            last_sent_ns="time since payload was sent",
+            last_received_ns="time since payload was received",
+        ),
+        Field("state", "str", "the connection's state (RFC 9293), for example ESTABLISHED"),
+        Field("stalled", "bool", "whether what was sent has waited for an acknowledgement for too long"),
+    ),
+    "the kernel's account of one TCP connection of this host to a target; `session` is a small number that "
+    "is used again; time is the reading's",
+)
+PATH = Measurement(
+    "path",
+    ("target", "flow"),
+    (
+        *_ints(
+            "",
+            hops="routers and the target itself on the way, as far as it was seen",
+            mtu="largest packet that passes, bytes; absent where it was not found",
+        ),
+        Field("path_id", "str", "hash of the hops' addresses; a hop that is silent once does not change it"),
+        Field("reached", "bool", "whether the target answered"),
+        Field("protocol", "str", "what was sent: icmp, udp or tcp"),
+        Field("hop_list", "str", "the hops' addresses in order, '*' for a silent one"),
+    ),
+    "the path of one flow; time is when it was asked for",
+)
+HOP = Measurement(
+    "hop",
+    ("target", "flow", "ttl"),
+    (
+        Field("address", "str", "who answered; absent where nobody did"),
+        *_ints(
+            "",
+            rtt_ns="smallest round-trip time of its answers",
+            sent="packets with this TTL",
+            received="of these, answered",
+            mtu="the MTU that it told of (RFC 1191, RFC 8201), bytes",
+        ),
+        Field("loss", "float", "(sent - received) / sent; a router that answers seldom loses nothing"),
+    ),
+    "one hop of a path, with the path's time",
+)
 
 MEASUREMENTS = {
     m.name: m for m in (PROBE, PROBE_HISTOGRAM, EVENT, AGENT, COLLECTOR, SESSION, INTERFACE, PATH, HOP)
