@@ -1,5 +1,5 @@
 """Command line in, one call out: parse, load settings, call; no logic. Every command imports what it needs,
-late."""
+late; `probe.command_line` knows their arguments."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from probe import __version__
-from probe.arguments import add_knobs, clock_error, complete_files, duration, interval, knobs, whole
+from probe.arguments import knobs
+from probe.command_line import parser
 from probe.errors import ColoprobeError
 from probe.units import Duration
 
 Handler = Callable[[argparse.Namespace], int]
-
-_TARGET = "host, icmp://host, stamp://host[:862], tcp://host:port or connect://host:port"
 
 # numpy's linear algebra would start a thread a core that this program never uses.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -31,9 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if arguments.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    handler: Handler = arguments.handler
     try:
-        return handler(arguments)
+        return _HANDLERS[arguments.command](arguments)
     except ColoprobeError as problem:
         print(f"coloprobe: {problem}", file=sys.stderr)
         return problem.exit_status
@@ -43,230 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output is gone (`| head`): not an error, and nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line, also what shell completion is made from."""
-    root = argparse.ArgumentParser(
-        prog="coloprobe",
-        description="Packet loss, jitter and round-trip latency to gateways, with the kernel's timestamps.",
-        epilog="Start here: coloprobe up 192.0.2.10   (then open the address it prints)",
-    )
-    root.add_argument("--version", action="version", version=f"coloprobe {__version__}")
-    root.add_argument("-v", "--verbose", action="store_true", help="log details to stderr")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    up = _command(
-        commands,
-        "up",
-        _up,
-        "measure, store and show, all in one process on embedded parts",
-        "coloprobe up 192.0.2.10 gateway.example --board 0.0.0.0:8080",
-    )
-    up.add_argument(
-        "target",
-        nargs="*",
-        metavar="TARGET",
-        help=f"{_TARGET} (default: loopback and the default gateway)",
-    )
-    up.add_argument(
-        "--board",
-        default="127.0.0.1:8080",
-        metavar="HOST:PORT",
-        help="where the web board listens (%(default)s)",
-    )
-    up.add_argument(
-        "--broker",
-        default="127.0.0.1:1883",
-        metavar="HOST:PORT",
-        help="where other hosts' agents may send (%(default)s)",
-    )
-    complete_files(
-        up.add_argument(
-            "--board-token-file",
-            default="",
-            metavar="FILE",
-            help="the token that viewers need is in this file, or in COLOPROBE_BOARD_TOKEN (default: none on "
-            "loopback; elsewhere one that is made and printed)",
-        )
-    )
-    complete_files(
-        up.add_argument(
-            "--broker-password-file",
-            default="",
-            metavar="FILE",
-            help="agents need the password in this file, or in COLOPROBE_MQTT_PASSWORD (default: none)",
-        )
-    )
-    _state(up)
-    up.add_argument(
-        "--interval",
-        type=interval,
-        default=Duration.parse("100ms"),
-        help="between two probes of a target (100ms); of tcp and connect at least 1s",
-    )
-    up.add_argument(
-        "--for",
-        dest="lasting",
-        type=duration,
-        metavar="DURATION",
-        help="end after this long, for example 60s",
-    )
-
-    agent = _command(
-        commands,
-        "agent",
-        _agent,
-        "the agent: measure and send",
-        "coloprobe agent -c /etc/coloprobe/agent.toml",
-    )
-    _settings(agent)
-
-    collect = _command(
-        commands,
-        "collect",
-        _collect,
-        "a collector: MQTT in, InfluxDB out, acknowledgements back",
-        "coloprobe collect -c /etc/coloprobe/collector.toml",
-    )
-    _settings(collect)
-
-    ping = _command(
-        commands,
-        "ping",
-        _ping,
-        "one target, live, each probe kernel-stamped",
-        "coloprobe ping tcp://192.0.2.20:9000 -c 10 --flows 4",
-    )
-    ping.add_argument("target", metavar="TARGET", help=_TARGET)
-    ping.add_argument(
-        "-c",
-        "--count",
-        type=whole(1, 1_000_000_000),
-        metavar="N",
-        help="stop after N probes of each flow (default: until interrupted)",
-    )
-    ping.add_argument(
-        "-W",
-        "--timeout",
-        type=interval,
-        default=Duration.parse("1s"),
-        metavar="DURATION",
-        help="a reply later than this is late: 200ms, or seconds (1s)",
-    )
-    add_knobs(ping)
-    which = ping.add_mutually_exclusive_group()
-    which.add_argument("-4", dest="family", action="store_const", const=2, help="IPv4 only")
-    which.add_argument("-6", dest="family", action="store_const", const=10, help="IPv6 only")
-    ping.add_argument(
-        "--clock-error",
-        type=clock_error,
-        metavar="DURATION",
-        help="stamp: how far this host's clock is off at most, for example 20us (what the kernel says)",
-    )
-    ping.add_argument("-q", "--quiet", action="store_true", help="the summary only")
-    ping.add_argument("--json", action="store_true", help="one JSON object a line")
-
-    reflect = _command(
-        commands,
-        "reflect",
-        _reflect,
-        "answer STAMP probes (RFC 8762), so that others can measure the way here and back",
-        "coloprobe reflect --bind 192.0.2.10:862 --key-file /etc/coloprobe/stamp.key",
-    )
-    reflect.add_argument(
-        "--bind",
-        default=":862",
-        metavar="HOST:PORT",
-        help="where it listens (%(default)s: all addresses, IPv4 and IPv6)",
-    )
-    complete_files(
-        reflect.add_argument(
-            "--key-file",
-            type=Path,
-            metavar="FILE",
-            help="authenticated mode, with the key in this file; then nothing else is answered",
-        )
-    )
-    reflect.add_argument(
-        "--clock-error",
-        type=clock_error,
-        metavar="DURATION",
-        help="how far this host's clock is off at most, for example 20us (default: what the kernel says)",
-    )
-    reflect.add_argument(
-        "--rate",
-        type=whole(1, 10_000_000),
-        default=10_000,
-        metavar="N",
-        help="replies a second to one address (%(default)s)",
-    )
-
-    show = _command(
-        commands, "show", _show, "what the embedded store holds", "coloprobe show --last 15m --json"
-    )
-    _state(show)
-    show.add_argument("--json", action="store_true", help="every stored point as one JSON object a line")
-    show.add_argument(
-        "--last",
-        type=duration,
-        default=Duration.parse("1h"),
-        metavar="DURATION",
-        help="how far back, for example 15m (1h)",
-    )
-
-    check = _command(
-        commands,
-        "check",
-        _check,
-        "what works, what does not, and what to do about it",
-        "coloprobe check -c /etc/coloprobe/agent.toml",
-    )
-    _settings(check)
-    check.add_argument("--json", action="store_true", help="one JSON object a line")
-
-    completion = _command(
-        commands,
-        "completion",
-        _completion,
-        "print a shell's completion script",
-        'eval "$(coloprobe completion bash)"',
-    )
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    return root
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    handler: Handler,
-    does: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    made = commands.add_parser(
-        name, help=does, description=does[0].upper() + does[1:] + ".", epilog=f"Example: {example}"
-    )
-    made.set_defaults(handler=handler)
-    return made
-
-
-def _settings(command: argparse.ArgumentParser) -> None:
-    complete_files(
-        command.add_argument(
-            "-c", "--config", type=Path, required=True, metavar="FILE", help="settings (TOML)"
-        )
-    )
-
-
-def _state(command: argparse.ArgumentParser) -> None:
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    command.add_argument(
-        "--state",
-        type=Path,
-        default=home / "coloprobe",
-        metavar="DIR",
-        help="where measurements are kept (%(default)s)",
-    )
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -358,6 +130,17 @@ def _completion(arguments: argparse.Namespace) -> int:
     print(shtab.complete(parser(), arguments.shell))
     return 0
 
+
+_HANDLERS: dict[str, Handler] = {
+    "up": _up,
+    "agent": _agent,
+    "collect": _collect,
+    "ping": _ping,
+    "reflect": _reflect,
+    "show": _show,
+    "check": _check,
+    "completion": _completion,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -272,7 +272,7 @@ def test_check_tells_a_database_that_is_not_there(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_an_example_that_parses(command: str) -> None:
-    from probe.cli import parser
+    from probe.command_line import parser
 
     done = run(command, "--help", COLUMNS="200")
     assert done.returncode == 0

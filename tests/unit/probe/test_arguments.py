@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probe.arguments import KNOBS, knobs
-from probe.cli import parser
+from probe.command_line import parser
 from probe.reflector import ReflectOptions, parse_bind
 from probe.settings import Knobs
 from probe.target_settings import KINDS

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from probe.cli import parser
+from probe.command_line import parser
 from probe.errors import UsageError
 from probe.settings import AgentSettings, Knobs, Target, load_agent, load_collector
 from probe.target_settings import KINDS
