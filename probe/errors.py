@@ -11,6 +11,7 @@
     |-- MqttError                  the broker cannot be used
     |   |-- MqttUnavailable        ... now: no connection, or it was lost. Try again
     |   `-- MqttRefused            ... with these credentials, certificates or rights. Tell the operator
+    |-- AskError                   a question that an agent does not answer, or not to its end
     |-- LineError                  text that is not a line of the Influx line protocol
     |-- BatchError                 an MQTT message that is not a batch; `reason` is a counter's name
     `-- SinkError                  a write that did not happen
@@ -86,6 +87,18 @@ class MqttUnavailable(MqttError):
 
 class MqttRefused(MqttError):
     """The broker answered and refused; trying again without a change will not help."""
+
+
+class AskError(ColoprobeError):
+    """A question that an agent does not answer, or not to its end; the message says whose refusal it is and
+    why.
+
+    `exit_status`: 2 where the question is wrong, 1 where the answer failed.
+    """
+
+    def __init__(self, message: str, exit_status: int = 1) -> None:
+        self.exit_status = exit_status
+        super().__init__(message)
 
 
 class LineError(ColoprobeError):

@@ -18,7 +18,6 @@ import asyncio
 import logging
 import math
 import threading
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -28,9 +27,12 @@ from urllib.parse import urlsplit
 from probe.errors import MqttError, MqttRefused, MqttUnavailable
 from probe.settings import MqttTable
 from probe.telemetry import read_ahead, tls
+from probe.telemetry.inbox import Inbox, Message, Minor
 
 if TYPE_CHECKING:
     import aiomqtt
+
+__all__ = ["Connection", "Message", "Minor", "Will", "connect", "load_client"]
 
 CONNECT_TIMEOUT_S = 5.0  # of TCP and of the TLS handshake, each
 ANSWER_TIMEOUT_S = 10.0  # of CONNACK and SUBACK
@@ -51,15 +53,6 @@ _REMEDY = {
 
 
 @dataclass(frozen=True)
-class Message:
-    """What arrived; `retain`: the broker had kept it from before the subscription."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-
-
-@dataclass(frozen=True)
 class Will:
     """What the broker publishes, with QoS 1 and retained, when this connection ends without a goodbye."""
 
@@ -71,7 +64,7 @@ class Connection:
     """A live connection; made by `connect`. Several coroutines may publish at once, one reads `messages`."""
 
     def __init__(
-        self, client: aiomqtt.Client, inbox: _Inbox, lost: asyncio.Future[MqttError], in_flight: int
+        self, client: aiomqtt.Client, inbox: Inbox, lost: asyncio.Future[MqttError], in_flight: int
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -169,10 +162,12 @@ async def connect(
     password: str | None,
     will: Will | None = None,
     max_queued: int = 1000,
+    minor: Minor | None = None,
 ) -> AsyncIterator[Connection]:
     """A clean session with the broker of `mqtt.url`, until the block is left (which says goodbye: no will).
 
     `client_id` must be unique at the broker: a second connection under it throws the first one out.
+    Of what arrives, `max_queued` messages may wait to be read, and of those on the `minor` topic only a few.
     Raises: MqttUnavailable (try again later), MqttRefused (credentials, certificates, rights; names the key).
     """
     import aiomqtt
@@ -180,7 +175,7 @@ async def connect(
     parts = urlsplit(mqtt.url)
     secure = parts.scheme == "mqtts"
     five = mqtt.protocol == "5"
-    inbox = _Inbox(max_queued)
+    inbox = Inbox(max_queued, QUEUED_BYTES, minor)
     quiet = logging.Logger("mqtt")
     quiet.disabled = True  # failures become exceptions or counts here; the caller tells them once
     client = aiomqtt.Client(
@@ -224,42 +219,11 @@ def load_client() -> None:
     import aiomqtt  # noqa: F401
 
 
-class _Inbox:
-    """In the place of aiomqtt's queue: bounded, and what it cannot hold is counted."""
-
-    def __init__(self, limit: int) -> None:
-        self.waiting: deque[Message] = deque()
-        self.news = asyncio.Event()
-        self.discarded = 0
-        self._limit = limit
-        self._bytes = 0
-
-    def arrived(self, _client: Any, _userdata: Any, message: Any) -> None:
-        """What paho calls with each message; aiomqtt's own way costs twice as much."""
-        size = len(message.payload)
-        if len(self.waiting) >= self._limit or (self._bytes and self._bytes + size > QUEUED_BYTES):
-            self.discarded += 1
-            return
-        self._bytes += size
-        self.waiting.append(Message(message.topic, message.payload, message.retain))
-        self.news.set()
-
-    def take(self) -> Message:
-        """The one that came first; there must be one."""
-        message = self.waiting.popleft()
-        self._bytes -= len(message.payload)
-        return message
-
-    async def get(self) -> None:
-        """Never returns: `messages` reads `waiting`, and aiomqtt's iterator is left to tell of the end."""
-        await asyncio.get_running_loop().create_future()
-
-
 class _Talk:
     """Connecting and hanging up: what aiomqtt does not pass on, taken from its paho client."""
 
     def __init__(
-        self, client: aiomqtt.Client, url: str, lost: asyncio.Future[MqttError], inbox: _Inbox
+        self, client: aiomqtt.Client, url: str, lost: asyncio.Future[MqttError], inbox: Inbox
     ) -> None:
         self.in_flight = IN_FLIGHT
         self._client = client

@@ -3,7 +3,7 @@
 coloprobe/v1/<agent>/lines/<spool>/<batch>    a batch
 coloprobe/v1/<agent>/ack                      what the sink holds: {"<spool>": [[first, last], ...]}
 coloprobe/v1/<agent>/status                   retained, also the last will
-coloprobe/v1/<agent>/ask, .../answer          on-demand requests
+coloprobe/v1/<agent>/ask, .../answer          questions and answers: `probe.telemetry.asks`
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 ROOT = "coloprobe/v1"
 ALL_LINES = f"{ROOT}/+/lines/#"
 ALL_STATUS = f"{ROOT}/+/status"
+ALL_ANSWERS = f"{ROOT}/+/answer"
 
 _AGENT = r"[a-z0-9][a-z0-9-]{0,62}"
 _LINES = re.compile(rf"{ROOT}/({_AGENT})/lines/([0-9a-f]{{8,32}})/([1-9][0-9]{{0,17}})")
 _STATUS = re.compile(rf"{ROOT}/({_AGENT})/status")
+_ANSWER = re.compile(rf"{ROOT}/({_AGENT})/answer")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ def status(agent: str) -> str:
     return f"{ROOT}/{agent}/status"
 
 
+def ask(agent: str) -> str:
+    """The topic on which an agent is asked."""
+    return f"{ROOT}/{agent}/ask"
+
+
+def answer(agent: str) -> str:
+    """The topic on which an agent answers, whoever asked."""
+    return f"{ROOT}/{agent}/answer"
+
+
 def parse_lines(topic: str) -> BatchId | None:
     """The batch that `topic` names; None where it is not such a topic."""
     match = _LINES.fullmatch(topic)
@@ -53,4 +65,10 @@ def parse_lines(topic: str) -> BatchId | None:
 def parse_status(topic: str) -> str | None:
     """The agent whose status `topic` is; None where it is not such a topic."""
     match = _STATUS.fullmatch(topic)
+    return match[1] if match else None
+
+
+def parse_answer(topic: str) -> str | None:
+    """The agent whose answers come on `topic`; None where it is not such a topic."""
+    match = _ANSWER.fullmatch(topic)
     return match[1] if match else None

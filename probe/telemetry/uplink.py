@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Literal
 
 from probe.clock import SECOND, Clock
@@ -21,7 +23,7 @@ from probe.settings import MqttTable, UplinkTable
 from probe.telemetry import acks, topics
 from probe.telemetry.backoff import Backoff
 from probe.telemetry.batches import unpack
-from probe.telemetry.mqtt import Connection, Will, connect
+from probe.telemetry.mqtt import Connection, Message, Minor, Will, connect
 from probe.telemetry.outbox import PAGE, Outbox
 from probe.telemetry.spool import Spool
 
@@ -29,6 +31,10 @@ AT_ONCE = 20  # payloads in memory, on their way to the broker
 STABLE_NS = 10 * SECOND  # a connection that lasted this long was a good one
 SILENCE_NS = 10 * SECOND  # of trying one batch at a time, before the operator is told
 GOODBYE_S = 2.0  # for the last status
+ASKS, ASK_BYTES = 32, 4096  # of what somebody asks: so many wait to be read, each so long at most
+
+# Publishes an answer on the connection by which the ask came. Raises: MqttError.
+Reply = Callable[[bytes], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +53,9 @@ class Uplink:
         password: str | None,
         version: str,
         settings_sha256: str,
+        asked: Callable[[Message, Reply], None] | None = None,
     ) -> None:
+        """`asked` is called with whatever comes on the topic `ask`, and must return at once."""
         self.settings_sha256 = settings_sha256  # assign and `wake`: the status says it
         self.published = 0  # batches that the broker took, repetitions included
         self.acknowledged = 0  # batches that the spool could forget
@@ -62,6 +70,7 @@ class Uplink:
         self._clock = clock
         self._password = password
         self._version = version
+        self._asked = asked
         self._since = clock.wall()
         self._connected = False
         self._connections = 0
@@ -70,6 +79,7 @@ class Uplink:
         self._complained: set[type[ColoprobeError]] = set()
         self._narrow_since: int | None = None
         self._told_silence = False
+        self._told_deaf = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()  # something happened that the sender may want to know
         self._progress = asyncio.Event()  # the spool could forget something
@@ -147,10 +157,13 @@ class Uplink:
             username=self._mqtt.username or self._agent,
             password=self._password,
             will=will,
+            minor=Minor(topics.ask(self._agent), ASKS, ASK_BYTES),
         ) as connection:
             try:
                 if not self._to_broker:
                     await connection.subscribe(topics.ack(self._agent))
+                if self._asked is not None:
+                    await self._hear_asks(connection)
                 await self._announce(connection)
                 self._welcome()
                 self._tell_suspects(self._outbox.restart(self._clock.mono()))
@@ -244,9 +257,13 @@ class Uplink:
             self._news.set()
 
     async def _listen(self, connection: Connection) -> None:
-        """Heed acknowledgements until the connection is lost."""
-        topic = topics.ack(self._agent)
+        """Heed acknowledgements, and pass on what is asked, until the connection is lost."""
+        topic, ask = topics.ack(self._agent), topics.ask(self._agent)
+        reply = partial(connection.publish, topics.answer(self._agent))
         async for message in connection.messages():
+            if message.topic == ask and self._asked is not None:
+                self._asked(message, reply)
+                continue
             try:
                 if message.topic != topic:
                     raise BatchError("topic", "not an acknowledgement for this agent")
@@ -259,6 +276,15 @@ class Uplink:
             else:
                 self._outbox.hinted(self._clock.mono())
                 self._news.set()
+
+    async def _hear_asks(self, connection: Connection) -> None:
+        """A broker that does not let us hear them takes batches all the same. Raises: MqttUnavailable."""
+        try:
+            await connection.subscribe(topics.ask(self._agent))
+        except MqttRefused as problem:
+            if not self._told_deaf:
+                _log.warning("nobody can ask this agent anything: %s", problem)
+            self._told_deaf = True
 
     async def _forget(self, ranges: list[tuple[int, int]]) -> None:
         spool = self._spool_id
