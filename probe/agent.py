@@ -12,11 +12,12 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -38,9 +39,9 @@ from probe.sockets.privileges import drop_privileges
 from probe.targets import Asked
 from probe.telemetry.episodes import Told
 from probe.telemetry.lines import Value, series_text
-from probe.telemetry.points import event_line
 from probe.telemetry.spool import Spool
 from probe.telemetry.uplink import Uplink
+from probe.telling import Teller
 from probe.ways import follow
 
 log = logging.getLogger(__name__)
@@ -73,13 +74,13 @@ class Agent:
     def __init__(self, settings: AgentSettings, file: str, clock: Clock | None = None) -> None:
         self._settings, self._file = settings, file
         self._clock = clock or SystemClock()
-        self._tags = {"agent": settings.agent.id, "site": settings.agent.site}
+        tags = {"agent": settings.agent.id, "site": settings.agent.site}
+        self._teller = Teller(tags, self._clock, self._store_soon)
         self._runs: list[_Run] = []  # the last one is the current one, those before it are ending
         self._changing = asyncio.Lock()  # one change of the settings at a time
         # What makes lines, and how many probes it holds.
         self._queue: asyncio.Queue[tuple[Callable[[], list[str]], int]] = asyncio.Queue()
         self._pending_probes = 0
-        self._events: list[str] = []
         self._reload = asyncio.Event()
         self._failure: BaseException | None = None
         self._stop: asyncio.Event | None = None
@@ -114,7 +115,7 @@ class Agent:
         except BaseException:
             run.measurement.close()
             raise
-        series = series_text("agent", self._tags)
+        series = series_text("agent", self._teller.tags)
         self._outgoing = Outgoing(self.spool, series, self._clock, self._about_itself)
         self._tell(self._outgoing.look())
         self._tell_unmeasured(run.measurement)
@@ -154,14 +155,15 @@ class Agent:
     def _tell_unmeasured(self, measurement: Measurement) -> None:
         for missing in measurement.unmeasured:
             log.warning("target %s is not measured: %s", missing.target.name, missing)
-            self._event("unreachable", f"not measured: {missing}", {"target": missing.target.name})
+            name = {"target": missing.target.name}
+            self._teller.event("unreachable", f"not measured: {missing}", tags=name)
         for text in measurement.ways():
-            self._event("host", text, {})
+            self._teller.event("host", text)
 
     # -- in the engine's thread ------------------------------------------------------------------------------
 
     def _on_notice(self, notice: Notice) -> None:
-        self._loop.call_soon_threadsafe(self._offer, partial(self._notice, notice), 1)
+        self._loop.call_soon_threadsafe(self._notice, notice)
 
     # -- in the event loop -----------------------------------------------------------------------------------
 
@@ -185,6 +187,7 @@ class Agent:
                 ("ways", follow(*watched)),
                 ("bindings", keep_bindings(*watched)),
                 ("reload", self._reload_loop()),
+                *((name, self._kept(name, part)) for name, part in self._parts().items()),
             )
         ]
         stopping = asyncio.create_task(stop.wait())
@@ -208,6 +211,19 @@ class Agent:
             raise problem
         if (held := self._outgoing.batcher.held_bytes) and self._outgoing.trouble is not None:
             raise SpoolError(f"{held} bytes of lines are lost: {self._outgoing.trouble}")
+
+    def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What an agent does besides measuring: each runs until it is cancelled."""
+        return {}
+
+    async def _kept(self, name: str, part: Coroutine[Any, Any, None]) -> None:
+        """A part that fails is told of, and everything else goes on."""
+        try:
+            await part
+        except Exception as problem:
+            log.exception("%s has ended by a defect; measuring goes on without it", name)
+            self._teller.event("agent", f"{name} has ended by a defect: {problem!r}", detail={"part": name})
+        await asyncio.Event().wait()
 
     def close(self) -> None:
         """Give sockets and spool back, where `run` did not come to it."""
@@ -259,10 +275,9 @@ class Agent:
         self._pending_probes += probes
         self._queue.put_nowait((make, probes))
 
-    def _notice(self, notice: Notice) -> list[str]:
+    def _notice(self, notice: Notice) -> None:
         log.warning("%s", notice.text)
-        self._event(notice.kind, notice.text, {}, notice.wall_ns)
-        return []
+        self._teller.event(notice.kind, notice.text, wall_ns=notice.wall_ns)
 
     async def _consume(self) -> None:
         """Closed windows and notices to lines to batches."""
@@ -271,8 +286,8 @@ class Agent:
             try:
                 # In a thread, one at a time: neither statistics nor a slow disk keep MQTT from its pings.
                 lines = await asyncio.to_thread(make)
-                events, self._events = self._events, []
-                self._tell(await asyncio.to_thread(self._outgoing.store, events + lines))
+                lines = self._teller.take() + lines
+                self._tell(await asyncio.to_thread(self._outgoing.store, lines))
                 self.uplink.wake()
             finally:
                 self._pending_probes -= probes
@@ -280,20 +295,11 @@ class Agent:
 
     def _tell(self, told: list[Told]) -> None:
         for one in told:
-            self._event("agent", one.text, {}, detail=one.detail)
+            self._teller.event("agent", one.text, detail=one.detail)
 
-    def _event(
-        self,
-        kind: str,
-        text: str,
-        extra: dict[str, str],
-        wall_ns: int | None = None,
-        detail: Mapping[str, object] | None = None,
-    ) -> None:
-        when = self._clock.wall() if wall_ns is None else wall_ns
-        # Two events of one kind at one instant would be one point.
-        when += len(self._events)
-        self._events.append(event_line({**self._tags, **extra}, kind, text, detail or {}, when))
+    def _store_soon(self) -> None:
+        """What was told goes to the disk without waiting for a window to close."""
+        self._queue.put_nowait((list, 0))
 
     def _about_itself(self) -> dict[str, Value]:
         """The fields of its own line that nobody else knows."""
@@ -301,6 +307,7 @@ class Agent:
             counters = [run.measurement.counters() for run in self._runs]
             totals = {name: past + sum(each[name] for each in counters) for name, past in self._past.items()}
         fields: dict[str, Value] = {"windows_dropped": self._dropped_cuts, **totals, **self._sent()}
+        fields["lines_dropped"] = self._outgoing.batcher.dropped + self._teller.dropped
         if self._runs:  # nobody looks when the last one has ended
             fields["host_busy"] = round(self._runs[-1].measurement.engine.trouble.share, 4)
         return fields
@@ -311,7 +318,7 @@ class Agent:
         log.info("%s", text)
         for target in self._settings.target:
             if (target.address, target.family) == asked:
-                self._event("address", text, {"target": target.name})
+                self._teller.event("address", text, tags={"target": target.name})
 
     async def _reload_loop(self) -> None:
         while True:
@@ -323,11 +330,10 @@ class Agent:
                 await self._replace(settings)
             except (ColoprobeError, ImportError) as problem:  # of what can be read without privileges
                 log.error("settings not reloaded, the old ones stay: %s", problem)
-                self._event("agent", f"settings not reloaded: {problem}", {})
+                self._teller.event("agent", f"settings not reloaded: {problem}")
             else:
                 log.info("settings reloaded: %d targets", len(settings.target))
-                self._event("agent", "settings reloaded", {})
-            self._queue.put_nowait((list, 0))  # nothing but the event
+                self._teller.event("agent", "settings reloaded")
 
     def _same_process(self, new: AgentSettings) -> None:
         old = self._settings
