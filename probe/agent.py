@@ -12,12 +12,11 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -31,6 +30,7 @@ from probe.host.process import give_memory_back
 from probe.measurement import COUNTERS, Measurement, build
 from probe.naming import keep_names
 from probe.outgoing import Outgoing
+from probe.parts import Parts, Surroundings
 from probe.preparing import allow_descriptors, load_late_imports, own_state_dir
 from probe.reporting import Reporter
 from probe.service import serve
@@ -176,6 +176,15 @@ class Agent:
         self._stop = stop
         self.uplink = self._make_uplink()
         self._sent = self.uplink.counters
+        self._parts = Parts(
+            Surroundings(
+                self._file,
+                self._clock,
+                self._teller,
+                lambda: self._settings,
+                lambda: self._measurement,
+            )
+        )
         self._start(self._runs[-1])
         watched = (lambda: self._runs[-1].measurement, self._clock, self._on_notice, self._replace)
         tasks = [
@@ -187,7 +196,7 @@ class Agent:
                 ("ways", follow(*watched)),
                 ("bindings", keep_bindings(*watched)),
                 ("reload", self._reload_loop()),
-                *((name, self._kept(name, part)) for name, part in self._parts().items()),
+                ("parts", self._parts.run()),
             )
         ]
         stopping = asyncio.create_task(stop.wait())
@@ -212,19 +221,6 @@ class Agent:
         if (held := self._outgoing.batcher.held_bytes) and self._outgoing.trouble is not None:
             raise SpoolError(f"{held} bytes of lines are lost: {self._outgoing.trouble}")
 
-    def _parts(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """What an agent does besides measuring: each runs until it is cancelled."""
-        return {}
-
-    async def _kept(self, name: str, part: Coroutine[Any, Any, None]) -> None:
-        """A part that fails is told of, and everything else goes on."""
-        try:
-            await part
-        except Exception as problem:
-            log.exception("%s has ended by a defect; measuring goes on without it", name)
-            self._teller.event("agent", f"{name} has ended by a defect: {problem!r}", detail={"part": name})
-        await asyncio.Event().wait()
-
     def close(self) -> None:
         """Give sockets and spool back, where `run` did not come to it."""
         for run in self._runs:
@@ -236,6 +232,7 @@ class Agent:
         self._reload.set()
 
     def _start(self, run: _Run) -> None:
+        self._measurement = run.measurement  # the last one, ended or not
         engine = run.measurement.engine
 
         def body() -> None:
@@ -328,6 +325,7 @@ class Agent:
                 settings = load_agent(self._file)
                 self._same_process(settings)
                 await self._replace(settings)
+                await self._parts.restart()
             except (ColoprobeError, ImportError) as problem:  # of what can be read without privileges
                 log.error("settings not reloaded, the old ones stay: %s", problem)
                 self._teller.event("agent", f"settings not reloaded: {problem}")
