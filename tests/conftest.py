@@ -12,6 +12,8 @@ import contextlib
 import os
 import shutil
 import socket
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -82,6 +84,18 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("anywhere", database=None, print_blob=True)
     settings.load_profile("anywhere")
     config.addinivalue_line("filterwarnings", "ignore::pytest.PytestCacheWarning")
+    _keep_bytecode_of_children(config)
+
+
+def _keep_bytecode_of_children(config: pytest.Config) -> None:
+    """Some hundred commands are started: where Python keeps no bytecode beside the sources, each would
+    compile all that it imports anew, which takes longer than many a measurement. It is kept for this run."""
+    kept = not sys.dont_write_bytecode and os.access(Path(__file__).parent, os.W_OK)
+    if not kept and "PYTHONPYCACHEPREFIX" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="coloprobe-bytecode-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
