@@ -1,6 +1,7 @@
 """Lines in, InfluxDB's promise out: the write APIs v2 (through influxdb-client) and v1 (HTTP `/write`).
 
-The one module that knows influxdb-client and urllib3. One attempt a call: retrying is the writer's business.
+The one module that knows influxdb-client; `collectors.influxql` reads. One attempt a call: retrying is the
+writer's business.
 
 Batches come as gzip and go on as they are, one member after the other, to a server that reads bodies of
 several members. Some read the first and are silent about the rest; so every server is asked first, and its
@@ -43,7 +44,7 @@ def open_sink(settings: CollectorSettings, file: str, clock: Clock | None = None
     """
     influx = settings.influx
     clock = clock or SystemClock()
-    secure = _trust(influx, file)
+    secure = trusted(influx, file)
     if influx.api == "v1":
         if not influx.database:
             raise SettingsError(file, "influx.database", "is empty", "the name of a database")
@@ -61,7 +62,8 @@ def open_sink(settings: CollectorSettings, file: str, clock: Clock | None = None
     return InfluxV2(influx, token, file, clock, secure)
 
 
-def _trust(influx: InfluxTable, file: str) -> ssl.SSLContext | None:
+def trusted(influx: InfluxTable, file: str) -> ssl.SSLContext | None:
+    """Whom a connection to it trusts; None where it is not https. Raises: SettingsError."""
     if not influx.url.startswith("https:"):
         return None
     try:
