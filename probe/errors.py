@@ -7,6 +7,7 @@
     |-- SocketError                a probe socket cannot be had or used
     |   `-- PrivilegeError         ... because the process may not: names both ways out
     |-- ResolveError               a target's name has no address (yet)
+    |-- ChildError                 a child process did not start, did not end well, or took too long
     |-- SpoolError                 the spool file cannot be used
     |-- MqttError                  the broker cannot be used
     |   |-- MqttUnavailable        ... now: no connection, or it was lost. Try again
@@ -71,6 +72,10 @@ class PrivilegeError(SocketError):
 
 class ResolveError(ColoprobeError):
     """A target's name has no address."""
+
+
+class ChildError(ColoprobeError):
+    """A child process could not be started, failed, said what is not understood, or took too long."""
 
 
 class SpoolError(ColoprobeError):

@@ -135,6 +135,34 @@ def test_an_agent_measures_everything_with_raw_sockets_and_nothing_else(pair: Pa
         assert f"whole frames on veth0 to {name}: " in agent.text()
 
 
+@pytest.mark.parametrize("user", ["nobody", "root", "nobody without"])
+def test_what_an_agent_starts_has_raw_sockets_where_it_has_them_itself(user: str) -> None:
+    """After it gave up everything else, and all ways back (no_new_privs)."""
+    program = """
+import asyncio
+from probe import children
+from probe.sockets.privileges import drop_privileges
+drop_privileges()
+children.command = lambda argv: ["grep", "Cap", "/proc/self/status"]  # nobody may run that anywhere
+async def body():
+    async for line in children.lines_of(["child"], timeout_s=60):
+        print(line.decode())
+asyncio.run(body())
+print(open("/proc/self/status").read())
+"""
+    wrapper = {"nobody": as_the_unit_does("net_raw"), "nobody without": as_the_unit_does(), "root": ()}[user]
+    done = subprocess.run(
+        [*wrapper, sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told, parent = done.stdout.split("Name:")
+    child = {name: int(mask, 16) for name, mask in re.findall(r"(Cap\w+):\s*(\w+)", told)}
+    assert child["CapEff"] == child["CapPrm"] == (CAP_NET_RAW if user != "nobody without" else 0)
+    # It is handed on to what was started, and to nothing else.
+    assert "CapInh:\t0000000000000000" in parent
+    assert "CapAmb:\t0000000000000000" in parent
+
+
 def test_check_tells_what_falls_away_without_net_admin(pair: Pair, folder: Path) -> None:
     near, far = pair
     settings = f'[engine]\nreceive_buffer = "1GiB"\n[[target]]\nname = "far"\naddress = "{far.ipv4}"\n'
