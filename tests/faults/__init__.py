@@ -1,0 +1,1 @@
+"""A network with two agents in, sixteen faults and what `coloprobe diagnose` says of them out."""

@@ -1,0 +1,253 @@
+"""A running site and faults in, what `coloprobe diagnose` said of each and how soon out.
+
+A fault lasts until its verdict is right, or until three whole windows with it are over and had time to
+arrive. Then it is mended, and the next one waits until the diagnosis is "no fault" again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import recording
+from tests.faults.catalogue import Fault
+from tests.faults.topology import TIMEOUT_S, WINDOW_S, Site
+from tests.system.commands import ROOT, coloprobe
+
+WINDOWS = 3  # the bar: right within so many whole windows
+LEARNING_S = 20.0
+_DELIVERY_S = 2.0  # from a window's closing to its points in the store, on a busy machine
+_BEFORE_S = 10.0  # of quiet that a recording begins with
+_QUIET_S = 60.0  # until the diagnosis is "no fault" again
+_SETTLING_S = 10.0
+_LOOK_S = 0.1
+_POLL_S = 0.5
+_LAST = "30s"
+_SECOND = 1_000_000_000
+
+Verdicts = list[dict[str, Any]]
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """One fault, or pair: what was said, whether that was right, and after how long."""
+
+    faults: tuple[str, ...]
+    verdict: str
+    right: bool
+    seconds: float
+    windows: int  # that had ended since the fault began, the one it began in included
+    quiet_s: float = 0.0  # from its end until "no fault"
+    verdicts: Verdicts = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.faults)
+
+
+@dataclass
+class Result:
+    """A run. before, after: what was said in quiet."""
+
+    singles: list[Outcome] = field(default_factory=list)
+    pairs: list[Outcome] = field(default_factory=list)
+    quiet: list[str] = field(default_factory=list)  # verdicts that were no "no fault", in quiet
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "singles": [asdict(one) for one in self.singles],
+            "pairs": [asdict(one) for one in self.pairs],
+            "quiet": self.quiet,
+            "right": sum(one.right for one in self.singles),
+            "of": len(self.singles),
+            "median_s": self.median_s,
+        }
+
+    @property
+    def median_s(self) -> float | None:
+        right = [one.seconds for one in self.singles if one.right]
+        return round(statistics.median(right), 2) if right else None
+
+
+def label(verdicts: Verdicts) -> str:
+    """The worst verdict in a word or two."""
+    if not verdicts:
+        return "-"
+    return " + ".join(
+        one["place"] if one["place"] == "none" else f"{one['place']}: {one['cause']}" for one in verdicts[:3]
+    )
+
+
+def right(verdicts: Verdicts, faults: Sequence[Fault]) -> bool:
+    """One fault: the worst verdict is its cause at its place. Several: each one's cause is among them."""
+    if len(faults) == 1:
+        return bool(verdicts) and _fits(verdicts[0], faults[0])
+    return all(any(_fits(one, fault) for one in verdicts) for fault in faults)
+
+
+def _fits(verdict: dict[str, Any], fault: Fault) -> bool:
+    return verdict["cause"] == fault.cause and verdict["place"] in fault.places
+
+
+class Runner:
+    """Injects, asks, mends. `tell` gets whole lines, `progress` one that changes.
+
+    record: write recordings into this folder. diagnose: whether to ask at all.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        tell: Tell,
+        progress: Tell = lambda text: None,
+        *,
+        record: Path | None = None,
+        diagnose: bool = True,
+        show: bool = False,
+    ) -> None:
+        self._site, self._tell, self._progress = site, tell, progress
+        self._record, self._diagnose, self._show = record, diagnose, show
+        self._quiet_since = 0
+
+    def learn(self, seconds: float = LEARNING_S) -> None:
+        """Let the agents learn what is usual."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._progress(f"learning what is usual: {left:.0f} s")
+            self._site.look()
+            time.sleep(min(1.0, left))
+
+    def one(self, *faults: Fault) -> Outcome:
+        """Inject these together, until the verdict is right or the time is over; mend; wait for quiet."""
+        name = "+".join(fault.id for fault in faults)
+        began, began_ns = time.monotonic(), time.time_ns()
+        limit = began + _patience(began_ns)
+        verdicts: Verdicts = []
+        good = False
+        seconds = limit - began
+        asked = began
+        try:
+            for fault in faults:
+                fault.begin(self._site)
+            while (now := time.monotonic()) < limit:
+                for fault in faults:
+                    fault.keep(self._site)
+                if self._diagnose and now >= asked + _POLL_S:
+                    asked = now
+                    verdicts = self.verdicts()
+                    if right(verdicts, faults):
+                        good, seconds = True, time.monotonic() - began
+                        break
+                self._progress(f"{name}: {now - began:.0f} s  {label(verdicts)}")
+                time.sleep(_LOOK_S)
+        finally:
+            for fault in faults:
+                fault.end(self._site)
+        outcome = Outcome(
+            tuple(fault.id for fault in faults),
+            label(verdicts),
+            good,
+            round(seconds, 2),
+            _windows(began_ns, seconds),
+            verdicts=verdicts,
+        )
+        if self._show:
+            self._tell(self.report())
+        self._keep(name, began_ns, outcome)
+        self._site.look()
+        outcome.quiet_s = round(self.settle(), 1)
+        return outcome
+
+    def settle(self) -> float:
+        """Wait until all is as it was. Returns how long that took, s; at most a minute."""
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < _QUIET_S:
+            self._site.look()
+            if passed >= _SETTLING_S and (not self._diagnose or label(self.verdicts()) in ("none", "-")):
+                break
+            self._progress(f"waiting for quiet: {passed:.0f} s")
+            time.sleep(_POLL_S)
+        return time.monotonic() - began
+
+    def verdicts(self) -> Verdicts:
+        """What `coloprobe diagnose` says now."""
+        done = self._ask("--json")
+        return [json.loads(line) for line in done.splitlines() if line.startswith("{")]
+
+    def report(self) -> str:
+        """The same in words."""
+        return self._ask() if self._diagnose else ""
+
+    def _ask(self, *options: str) -> str:
+        command = coloprobe("diagnose", "--state", self._site.state, "--last", _LAST, *options)
+        done = self._site.places["station"].run(command, check=False, timeout_s=30)
+        assert done.returncode in (0, 1), done.stderr
+        return done.stdout
+
+    def _keep(self, name: str, began_ns: int, outcome: Outcome) -> None:
+        if self._record is None:
+            return
+        until = time.time_ns()
+        rows = recording.points(self._site.state, began_ns - int(_BEFORE_S * _SECOND), until)
+        about = {"began_ns": began_ns, "until_ns": until, "faults": list(outcome.faults)}
+        size = recording.write(self._record, name, rows, about)
+        self._tell(f"recorded {name}: {len(rows)} points, {size} bytes")
+
+    def record_quiet(self, seconds: float = 20.0) -> None:
+        """A recording of nothing."""
+        began_ns = time.time_ns()
+        self.learn(seconds)
+        self._keep("quiet", began_ns, Outcome((), "none", True, seconds, 0))
+
+
+def _patience(began_ns: int) -> float:
+    """Seconds until WINDOWS whole windows have ended and arrived."""
+    into = began_ns / _SECOND % WINDOW_S
+    return (WINDOW_S - into) + WINDOWS * WINDOW_S + TIMEOUT_S + _DELIVERY_S
+
+
+def _windows(began_ns: int, seconds: float) -> int:
+    end = began_ns / _SECOND + seconds - TIMEOUT_S
+    return max(0, int(end // WINDOW_S - began_ns / _SECOND // WINDOW_S))
+
+
+def draw_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[tuple[Fault, Fault]]:
+    """So many pairs by chance, of faults that hit different things; all there are where `count` is more."""
+    able = [pair for pair in itertools.combinations(faults, 2) if not pair[0].hits & pair[1].hits]
+    return random.Random(seed).sample(able, min(count, len(able)))
+
+
+def has_diagnose() -> bool:
+    """Whether the command is there."""
+    done = subprocess.run(coloprobe("diagnose", "--help"), capture_output=True, cwd=ROOT, check=False)
+    return done.returncode == 0
+
+
+def say(result: Result, out: Any = sys.stdout) -> None:
+    """The table and its sum."""
+    rows = [("fault", "verdict", "", "seconds", "windows")]
+    for one in [*result.singles, *result.pairs]:
+        mark = "right" if one.right else "WRONG"
+        rows.append((one.name, one.verdict, mark, f"{one.seconds:.1f}", str(one.windows)))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
+        print("  ".join([*cells, *(cell.rjust(7) for cell in row[3:])]).rstrip(), file=out)
+    for what, outcomes in (("", result.singles), ("pairs: ", result.pairs)):
+        if outcomes:
+            good = [one.seconds for one in outcomes if one.right]
+            middle = f", median {statistics.median(good):.1f} s" if good else ""
+            print(f"{what}{len(good)} of {len(outcomes)} right{middle}", file=out)
+    for words in result.quiet:
+        print(f"in quiet it said: {words}", file=out)
+    out.flush()
