@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up test check bench fleet soak chaos fuzz docs packages clean
+.PHONY: help up test check bench fleet soak chaos faults fuzz docs packages clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +36,9 @@ soak: packages $(VENV)/installed-dev ## an agent and a collector for an hour: is
 
 chaos: packages $(VENV)/installed-dev ## break everything for 5 minutes, is anything lost? ARGS="--seed 7 --for 5m --json FILE"
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+faults: packages $(VENV)/installed-dev ## sixteen faults in a lab: does diagnose name them? ARGS="--only ID --show --pairs 12 --json FILE"
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 fuzz: packages $(VENV)/installed-dev ## every decoder with hostile input; ARGS="--seconds 60 --only NAME --write"
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --group fuzz || true
