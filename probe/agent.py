@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from probe import __version__
+from probe.about import about
 from probe.bindings import keep_bindings
 from probe.clock import SECOND, Clock, SystemClock
 from probe.engine.engine import Notice
@@ -87,7 +88,7 @@ class Agent:
         self._counting = threading.Lock()  # a run's counters move into the past at once
         self._dropped_cuts = 0
         self._past = dict.fromkeys(COUNTERS, 0)
-        self._sent: Callable[[], Mapping[str, int]] = dict  # the uplink's counters, once there is one
+        self._sent: Callable[[], Mapping[str, int]] = dict  # counters of uplink and answers, once there are
 
     # -- before the event loop -------------------------------------------------------------------------------
 
@@ -136,6 +137,7 @@ class Agent:
             password=self._password,
             version=__version__,
             settings_sha256=digest(settings),
+            asked=lambda message, reply: self._parts.answerer.heard(message, reply),
         )
 
     def _build(self, settings: AgentSettings) -> _Run:
@@ -175,7 +177,6 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._stop = stop
         self.uplink = self._make_uplink()
-        self._sent = self.uplink.counters
         self._parts = Parts(
             Surroundings(
                 self._file,
@@ -183,8 +184,10 @@ class Agent:
                 self._teller,
                 lambda: self._settings,
                 lambda: self._measurement,
-            )
+            ),
+            self._about_us,
         )
+        self._sent = lambda: {**self.uplink.counters(), **self._parts.answerer.counters()}
         self._start(self._runs[-1])
         watched = (lambda: self._runs[-1].measurement, self._clock, self._on_notice, self._replace)
         tasks = [
@@ -308,6 +311,9 @@ class Agent:
         if self._runs:  # nobody looks when the last one has ended
             fields["host_busy"] = round(self._runs[-1].measurement.engine.trouble.share, 4)
         return fields
+
+    def _about_us(self) -> dict[str, object]:
+        return about(self._settings, self._measurement, self._outgoing, self.uplink, self._clock)
 
     # -- changes while running -------------------------------------------------------------------------------
 

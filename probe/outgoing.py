@@ -37,7 +37,7 @@ class Outgoing:
     ) -> None:
         self.batcher = Batcher(self.head)
         self.trouble: SpoolError | None = None  # why the last lines could not be spooled
-        self._spool = spool
+        self.spool = spool
         self._series = series
         self._clock = clock
         self._measured = measured
@@ -51,12 +51,17 @@ class Outgoing:
         """
         self.batcher.add(lines)
         try:
-            self.batcher.flush(self._spool.append)
+            self.batcher.flush(self.spool.append)
         except SpoolError as problem:
             self.trouble = problem
         else:
             self.trouble = None
         return self.look()
+
+    @property
+    def newest_ns(self) -> int:
+        """When the newest batch was made (wall clock); 0: none was."""
+        return self._last_head
 
     def look(self) -> list[Told]:
         """What began or ended with the spool since the last look."""
@@ -73,10 +78,10 @@ class Outgoing:
         self._last_head = self._last_head + 1 if 0 <= self._last_head - now < SAME_HEAD else now
         fields: dict[str, Value] = {
             "batch": number,
-            "spool": self._spool.id,
-            "spool_batches": self._spool.depth,
-            "spool_bytes": self._spool.bytes,
-            "spool_dropped": self._spool.dropped,
+            "spool": self.spool.id,
+            "spool_batches": self.spool.depth,
+            "spool_bytes": self.spool.bytes,
+            "spool_dropped": self.spool.dropped,
             "lines_dropped": self.batcher.dropped,
             "lines_oversized": self.batcher.oversized,
             "cpu_ns": cpu_ns(),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from probe.ask_jobs import Known
+from probe.asking import Answerer
 from probe.clock import Clock
+from probe.errors import AskError
 from probe.measurement import Measurement
 from probe.settings import AgentSettings, Target
 from probe.targets import Address
+from probe.telemetry.asks import Ask
 from probe.telling import Teller
 
 log = logging.getLogger(__name__)
@@ -42,8 +46,12 @@ class Surroundings:
 class Parts:
     """The parts of one agent. In the event loop."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._around = surroundings
+    def __init__(self, surroundings: Surroundings, about: Callable[[], Mapping[str, object]]) -> None:
+        """`about`: what the agent says of itself to whoever asks."""
+        self._around = around = surroundings
+        # It stays when the settings change: what was asked before counts.
+        known = Known(self._sessions, self._links, self._trace, about, around.file)
+        self.answerer = Answerer(around.settings, self._address_of, known, around.teller, around.clock)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -56,7 +64,7 @@ class Parts:
 
     def begin(self) -> None:
         """Start every part by the settings of now."""
-        works: dict[str, Coroutine[Any, Any, None]] = {}
+        works: dict[str, Coroutine[Any, Any, None]] = {"asks": self.answerer.run()}
         self._tasks = [asyncio.create_task(self._kept(name, work), name=name) for name, work in works.items()]
 
     async def end(self) -> None:
@@ -70,6 +78,20 @@ class Parts:
         """The settings have changed."""
         await self.end()
         self.begin()
+
+    def _address_of(self, target: Target) -> str:
+        """Where it is measured now; empty: nowhere."""
+        address = self._around.measurement().addresses.get((target.address, target.family))
+        return address.text if address is not None else ""
+
+    def _sessions(self) -> list[dict[str, Any]]:
+        raise AskError("sessions are not watched")
+
+    def _links(self) -> list[dict[str, Any]]:
+        raise AskError("links are not watched")
+
+    def _trace(self, target: Target, ask: Ask) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
+        raise AskError("paths are not traced")
 
     async def _kept(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """A part that fails is told of, and everything else goes on."""

@@ -49,12 +49,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return [name for name in self.__struct_fields__ if getattr(self, name) is not UNSET]
 
 
-# Which of them mean something to which question, and which questions have a target.
+# Which of them mean something to which question, and which questions need or may have a target.
 OPTIONS: Mapping[str, Sequence[str]] = {
     "ping": ("count", "interval_ns", "timeout_ns", "size", "flows"),
     "trace": ("flows", "max_hops", "protocol"),
 }
 NEEDS_TARGET = frozenset(OPTIONS)
+MAY_HAVE_TARGET = NEEDS_TARGET | {"sessions"}
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,8 +111,10 @@ def parse(payload: bytes) -> Ask:
         raise AskError(f"not a question that this agent understands: {str(problem)[:200]}", 2) from None
     if wrong := [name for name in ask.options.given() if name not in OPTIONS.get(ask.what, ())]:
         raise AskError(f"{ask.what} has no option {wrong[0]}", 2)
-    if bool(ask.target) != (ask.what in NEEDS_TARGET):
-        raise AskError(f"{ask.what} " + ("has no target" if ask.target else "needs a target"), 2)
+    if ask.target and ask.what not in MAY_HAVE_TARGET:
+        raise AskError(f"{ask.what} has no target", 2)
+    if not ask.target and ask.what in NEEDS_TARGET:
+        raise AskError(f"{ask.what} needs a target", 2)
     return ask
 
 

@@ -55,7 +55,7 @@ def test_a_question_comes_back_from_its_message() -> None:
         (written(options={"count": True}), "count"),
         (written(options={"interval_ns": 1}), "interval_ns"),
         (written(options={"max_hops": 3}), "ping has no option max_hops"),
-        (written(what="sessions"), "sessions has no target"),
+        (written(what="links"), "links has no target"),
         (written(target=""), "ping needs a target"),
         (written(target="x" * 301), "target"),
         (written(**{"from": "x" * 129}), "from"),
