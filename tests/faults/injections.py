@@ -187,10 +187,13 @@ class Dead(Injection):
     interface: str
 
     def begin(self, site: Site) -> None:
-        site.places[self.place].nft(
-            "table netdev dead { chain enters { type filter hook ingress "
-            f'device "{self.interface}" priority 0; policy drop; }} }}'
-        )
+        site.places[self.place].nft(f"""
+table netdev dead {{
+  chain enters {{
+    type filter hook ingress device "{self.interface}" priority 0; policy drop;
+  }}
+}}
+""")
 
     def end(self, site: Site) -> None:
         site.places[self.place].run(["nft", "delete", "table", "netdev", "dead"], check=False)

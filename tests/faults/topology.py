@@ -266,7 +266,8 @@ class Site:
             if number == 1:  # whose clock can be stepped
                 at = argv.index("probe.cli")
                 argv[at : at + 1] = ["tests.faults.stepping_agent", str(STEP_MS)]
-            self._add(name, name, argv)
+            # Whatever else this machine does shall not look like a fault of the agents' hosts.
+            self._add(name, name, ["nice", "-n", "-10", *argv])
 
     def _add(self, name: str, place: str, argv: list[str]) -> None:
         # Who is killed outright takes the rest along.
