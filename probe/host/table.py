@@ -18,11 +18,12 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Said:
-    """A change in words. `interface`: the tag; `detail`: as in the event."""
+    """A change in words. `interface`, `target`: the tags; `detail`: as in the event."""
 
     text: str
     detail: dict[str, object]
     interface: str = ""
+    target: str = ""
 
 
 @dataclass(frozen=True)
