@@ -232,6 +232,8 @@ SESSION = Measurement(
             bytes_received="payload bytes received, since the connection began",
             last_sent_ns="time since payload was sent",
             last_received_ns="time since payload was received",
+            waiting_ns="how long payload has waited for its acknowledgement, at least; 0: none does",
+            path_mtu="largest packet to there by the kernel's account, bytes (tcpi_pmtu)",
         ),
         Field("state", "str", "the connection's state (RFC 9293), for example ESTABLISHED"),
         Field("stalled", "bool", "whether what was sent has waited for an acknowledgement for too long"),
