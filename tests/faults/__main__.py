@@ -20,7 +20,7 @@ from types import FrameType
 
 from probe.arguments import whole
 from tests.faults.catalogue import catalogue
-from tests.faults.run import Outcome, Result, Runner, draw_pairs, has_diagnose, label, say
+from tests.faults.run import Outcome, Result, Runner, draw_pairs, has_diagnose, label, lasting, say
 from tests.faults.topology import Site
 
 _MAY_MISS = 1  # of the sixteen
@@ -85,8 +85,8 @@ def _run(site: Site, options: argparse.Namespace, shown: _Progress) -> Result:
 
 
 def _quiet(runner: Runner, result: Result, ask: bool, when: str) -> None:
-    if ask and (said := label(runner.verdicts())) != "none":
-        result.quiet.append(f"{said} ({when})")
+    if ask and (wrong := lasting(runner.verdicts())):
+        result.quiet.append(f"{label(wrong)} ({when})")
 
 
 def _line(outcome: Outcome) -> str:

@@ -1,7 +1,8 @@
 """A running site and faults in, what `coloprobe diagnose` said of each and how soon out.
 
 A fault lasts until its verdict is right, or until three whole windows with it are over and had time to
-arrive. Then it is mended, and the next one waits until the diagnosis is "no fault" again.
+arrive. Then it is mended, and the next one waits until nothing is wrong any more. What was wrong before stays
+in the report for a while, as it should; so of all verdicts those count that began with the fault.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ LEARNING_S = 20.0
 _DELIVERY_S = 2.0  # from a window's closing to its points in the store, on a busy machine
 _BEFORE_S = 10.0  # of quiet that a recording begins with
 _QUIET_S = 60.0  # until the diagnosis is "no fault" again
-_SETTLING_S = 10.0
+_SETTLING_S = 4.0
+_RECORDING_S = 14.0  # between two faults that are recorded
 _LOOK_S = 0.1
 _POLL_S = 0.5
-_LAST = "30s"
+_LAST = "2m"
+_EARLIER_NS = 2_500_000_000  # a verdict may begin with the window that shows it first
 _SECOND = 1_000_000_000
 
 Verdicts = list[dict[str, Any]]
@@ -79,12 +82,24 @@ class Result:
         return round(statistics.median(right), 2) if right else None
 
 
+def since(verdicts: Verdicts, began_ns: int) -> Verdicts:
+    """Those of a fault that began then; in the same order, worst first."""
+    return [
+        one for one in verdicts if one["place"] != "none" and (one["since"] or 0) >= began_ns - _EARLIER_NS
+    ]
+
+
+def lasting(verdicts: Verdicts) -> Verdicts:
+    """Those that are not over."""
+    return [one for one in verdicts if one["place"] != "none" and one["until"] is None]
+
+
 def label(verdicts: Verdicts) -> str:
-    """The worst verdict in a word or two."""
+    """The worst verdicts in a word or two each."""
     if not verdicts:
-        return "-"
+        return "none"
     return " + ".join(
-        one["place"] if one["place"] == "none" else f"{one['place']}: {one['cause']}" for one in verdicts[:3]
+        one["place"] if one["place"] == "none" else f"{one['place']}/{one['cause']}" for one in verdicts[:3]
     )
 
 
@@ -117,7 +132,6 @@ class Runner:
     ) -> None:
         self._site, self._tell, self._progress = site, tell, progress
         self._record, self._diagnose, self._show = record, diagnose, show
-        self._quiet_since = 0
 
     def learn(self, seconds: float = LEARNING_S) -> None:
         """Let the agents learn what is usual."""
@@ -144,7 +158,7 @@ class Runner:
                     fault.keep(self._site)
                 if self._diagnose and now >= asked + _POLL_S:
                     asked = now
-                    verdicts = self.verdicts()
+                    verdicts = since(self.verdicts(), began_ns)
                     if right(verdicts, faults):
                         good, seconds = True, time.monotonic() - began
                         break
@@ -171,9 +185,10 @@ class Runner:
     def settle(self) -> float:
         """Wait until all is as it was. Returns how long that took, s; at most a minute."""
         began = time.monotonic()
+        least = _SETTLING_S if self._record is None else _RECORDING_S
         while (passed := time.monotonic() - began) < _QUIET_S:
             self._site.look()
-            if passed >= _SETTLING_S and (not self._diagnose or label(self.verdicts()) in ("none", "-")):
+            if passed >= least and (not self._diagnose or not lasting(self.verdicts())):
                 break
             self._progress(f"waiting for quiet: {passed:.0f} s")
             time.sleep(_POLL_S)
