@@ -190,8 +190,7 @@ class Engine:
         now = self._clock.mono()
         if now > self._wake_limit:
             self._overslept(now - self._wake_limit + self._tick, now)
-            self._drain()  # what came meanwhile may have filled the buffer that TX stamps need, too
-            now = self._last_drain
+            now = self._drain_between(now)  # what came may have filled the buffer that TX stamps need, too
         elif not self._windows:
             self._begin(now)
         if self.to_mono.moved(now):

@@ -10,6 +10,7 @@ import pytest
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
 from probe.packets.icmp import echo_view
 from probe.sockets.memory import Fate, fates, lossless
+from probe.sockets.packet_socket import Replies
 from tests.unit.probe.engine.driving import TOKEN, Driver
 
 
@@ -192,6 +193,28 @@ def test_a_stall_is_reported_and_does_not_burst_or_lose() -> None:
     assert [notice.kind for notice in driver.notices] == ["host"]
     starts = [cut.start_ns for cut in driver.cuts]
     assert len(set(starts)) == len(starts)
+
+
+def test_a_stall_while_the_queues_of_a_late_turn_are_read_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(lossless(MILLISECOND))
+    driver.run(300 * MILLISECOND)
+    read, stops = driver.socket.receive, [600 * MILLISECOND]
+
+    def receive() -> Replies | None:
+        driver.clock.advance(stops.pop() if stops else 0)
+        return read()
+
+    monkeypatch.setattr(driver.socket, "receive", receive)
+    driver.clock.advance(25 * MILLISECOND)  # late, but no stall yet
+    driver.engine.turn()
+    driver.run(SECOND)
+    driver.finish()
+    assert not stops
+    assert driver.channel.counters.skipped >= 30
+    assert driver.engine.counters.stalls == 1
+    assert ["600 ms" in notice.text for notice in driver.notices] == [True]
 
 
 @pytest.mark.parametrize("into", [MILLISECOND, 100 * MILLISECOND, 240 * MILLISECOND, 900 * MILLISECOND])
