@@ -38,6 +38,12 @@ def drop_privileges(user: str = "") -> None:
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+def drop_everything() -> None:
+    """Give up every capability, for good: for a process whose sockets are open. Raises: UsageError."""
+    drop_privileges()
+    _set(0)
+
+
 def _become(user: str) -> None:
     try:
         account = pwd.getpwnam(user)

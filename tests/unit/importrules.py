@@ -20,7 +20,8 @@ STAGES = {
     "probe.windows": ("probe.engine.samples",),
     "probe.telemetry": ("probe.windows",),
     "probe.host": (),
-    "probe.paths": (),
+    # A process of its own, beside the flow: it opens sockets as others do.
+    "probe.paths": ("probe.packets", "probe.sockets"),
 }
 # What every stage may use.
 COMMON = ("probe.errors", "probe.clock", "probe.units", "probe.settings")
