@@ -86,12 +86,12 @@ class EmulatedLink:
             self._folder = tempfile.TemporaryDirectory(prefix="coloprobe-link-")
             log = Path(self._folder.name, "log.jsonl")
         self._log = log
-        self._device = f"tap{number}" if ethernet else f"tun{number}"
+        self.device = f"tap{number}" if ethernet else f"tun{number}"
         self._truth: TruthLog | None = None
         self._last: tuple[Traffic, Traffic] | None = None
         descriptors: tuple[int, ...] = (
-            _join(near, self._device, number, 1, mtu),
-            _join(far, self._device, number, 2, mtu),
+            _join(near, self.device, number, 1, mtu),
+            _join(far, self.device, number, 2, mtu),
         )
         # Kept, so that the devices outlive the emulator: a capture of them ends when it wants to.
         self._descriptors = descriptors
@@ -150,7 +150,7 @@ class EmulatedLink:
         """
         if self._truth is None:
             overflow = {
-                end.name: _overflow(end, self._device) for end in (self.near, self.far) if self.running
+                end.name: _overflow(end, self.device) for end in (self.near, self.far) if self.running
             }
             self.close()
             assert self._process.returncode == 0, f"the emulator ended with {self._process.returncode}"

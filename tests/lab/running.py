@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from probe.telemetry.lines import Point
 from tests.lab.netlab import Namespace
 from tests.system.commands import DEADLINE_S, ROOT, coloprobe, spooled
+
+T = TypeVar("T")
 
 SECOND = 1_000_000_000
 # All privileges gone but one that has nothing to do with sockets: the checkout may be in a private folder.
@@ -38,6 +41,13 @@ interval = "{interval}"
 url = "mqtt://127.0.0.1:9"
 {targets}
 """
+
+
+def together(*work: Callable[[], T]) -> list[T]:
+    """What each returns, in order; all run at once, as most of each is waiting. Raises what one raised."""
+    with ThreadPoolExecutor(len(work)) as pool:
+        begun = [pool.submit(one) for one in work]
+    return [one.result() for one in begun]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -12,7 +13,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from tests.lab.handshaking import listen, nobody_connected
 from tests.lab.link import Chance
 from tests.lab.netlab import Lab, Namespace
 from tests.lab.reflecting import Reflecting, datagrams
-from tests.lab.running import AS_NOBODY, Pinged, coloprobe_ping
+from tests.lab.running import AS_NOBODY, Pinged, coloprobe_ping, together
 from tests.lab.two_paths import BY_LABEL, TwoPaths
 from tests.system.commands import DEADLINE_S, coloprobe, wait_for
 
@@ -35,6 +37,32 @@ SYN = "tcp flags & (syn|ack|rst) == syn"
 CLOCK = ("--clock-error", "10us")
 LATE = ("-W", "200ms")
 FIELDS = ["flow", "seq", "sent_ns", "rtt_ns", "stamp", "outcome"]
+
+
+@pytest.fixture(scope="module")
+def with_reflector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with Lab() as lab:
+        near, far = lab.pair()
+        with Reflecting(far, tmp_path_factory.mktemp("reflector"), *CLOCK):
+            yield near, far
+
+
+@pytest.fixture
+def reflected(with_reflector: Pair) -> Iterator[Pair]:
+    """`near, far = reflected`: a pair with a reflector in `far`, and no rule of another test's."""
+    yield with_reflector
+    for namespace in with_reflector:
+        namespace.nft("flush ruleset")
+
+
+def both_versions(far: Namespace, kind: str, port: int = 0) -> list[str]:
+    return [url(kind, far, version, port) for version in (4, 6)]
+
+
+def told_by(near: Namespace, *arguments: Sequence[str]) -> list[str]:
+    """What pings print that run at the same time; whether they succeed is in it."""
+    runs = [functools.partial(near.run, coloprobe("ping", *each), check=False) for each in arguments]
+    return [done.stdout for done in together(*runs)]
 
 
 def url(kind: str, far: Namespace, version: int, port: int = 0) -> str:
@@ -63,13 +91,12 @@ def points_of(pinged: Pinged) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("wrapper", [(), AS_NOBODY], ids=["root", "nobody"])
 @pytest.mark.parametrize("version", [4, 6])
 def test_stamp_says_on_which_way_a_probe_was_lost(
-    pair: Pair, tmp_path: Path, version: int, wrapper: Sequence[str]
+    reflected: Pair, version: int, wrapper: Sequence[str]
 ) -> None:
-    near, far = pair
+    near, far = reflected
     there = far.rule(every=7, matches=("udp dport 862",))
     back = far.rule(every=11, hook="output", matches=("udp sport 862",))
-    with Reflecting(far, tmp_path, *CLOCK):
-        pinged = coloprobe_ping(near, url("stamp", far, version), "-c", "60", *LATE, *CLOCK, wrapper=wrapper)
+    pinged = coloprobe_ping(near, url("stamp", far, version), "-c", "60", *LATE, *CLOCK, wrapper=wrapper)
     assert pinged.status == 0
     lost = {n for n in range(1, 61) if n % 7 == 0}
     lost |= {[n for n in range(1, 61) if n % 7][k - 1] for k in (11, 22, 33, 44)}
@@ -90,12 +117,10 @@ def test_stamp_says_on_which_way_a_probe_was_lost(
     assert 20_000 <= summary["clock_error_ns"] <= 21_000
 
 
-def test_stamp_in_words(pair: Pair, tmp_path: Path) -> None:
-    near, far = pair
-    with Reflecting(far, tmp_path, *CLOCK):
-        ping = coloprobe("ping", url("stamp", far, 4), "-c", "5", "-i", "20ms")
-        told = near.run([*ping, *CLOCK]).stdout
-        blind = near.run(ping).stdout
+def test_stamp_in_words(reflected: Pair) -> None:
+    near, far = reflected
+    ping = (url("stamp", far, 4), "-c", "5", "-i", "20ms")
+    told, blind = told_by(near, [*ping, *CLOCK], ping)
     time = r"-?[\d.]+ [num]s"
     one = rf"84 bytes from {far.ipv4}:862: seq=\d rtt={time} fwd {time} back {time}"
     assert len(re.findall(rf"^{one}$", told, re.MULTILINE)) == 4, told
@@ -119,20 +144,22 @@ def test_a_silent_reflector_may_have_another_key(pair: Pair, tmp_path: Path) -> 
     near, far = pair
     (tmp_path / "key").write_text("theirs", encoding="ascii")
     with Reflecting(far, tmp_path, *CLOCK, "--key-file", tmp_path / "key"):
-        ping = coloprobe("ping", url("stamp", far, 4), "-c", "2", "-i", "20ms", "-W", "200ms")
-        assert re.search(r"^no answer: .* is the key \(", near.run(ping, check=False).stdout, re.M)
-        assert "no answer" not in near.run([*ping, "--key-file", str(tmp_path / "key")]).stdout
+        ping = (url("stamp", far, 4), "-c", "2", "-i", "20ms", *LATE)
+        silent, keyed = told_by(near, ping, [*ping, "--key-file", str(tmp_path / "key")])
+    assert re.search(r"^no answer: .* is the key \(", silent, re.M)
+    assert "no answer" not in keyed
+    assert "2 sent, 2 received" in keyed
 
 
-def test_replies_that_cannot_be_believed_are_told_of(pair: Pair, tmp_path: Path) -> None:
-    near, far = pair
+def test_replies_that_cannot_be_believed_are_told_of(reflected: Pair, tmp_path: Path) -> None:
+    near, far = reflected
     key = tmp_path / "stamp.key"
     key.write_text("secret\n", encoding="ascii")
-    ping = coloprobe("ping", url("stamp", far, 4), "-c", "3", "-i", "20ms", "-W", "200ms")
-    with Reflecting(far, tmp_path, *CLOCK):
-        told = near.run([*ping, "--key-file", str(key)], check=False).stdout
-        assert re.search(r"^packets that are no replies to these probes: 3; .* key \(", told, re.M)
-        assert "no replies" not in near.run(ping).stdout
+    ping = (url("stamp", far, 4), "-c", "3", "-i", "20ms", *LATE)
+    keyed, plain = told_by(near, [*ping, "--key-file", str(key)], ping)
+    assert re.search(r"^packets that are no replies to these probes: 3; .* key \(", keyed, re.M)
+    assert "no replies" not in plain
+    assert "3 sent, 3 received" in plain
 
 
 def test_without_a_reflector_the_error_is_told(pair: Pair) -> None:
@@ -150,13 +177,13 @@ def test_without_a_reflector_the_error_is_told(pair: Pair) -> None:
 @pytest.mark.parametrize("kind", ["tcp", "connect"])
 def test_open_closed_and_lost(pair: Pair, kind: str, version: int) -> None:
     near, far = pair
-    rule = far.rule(every=5, matches=(f"tcp dport {{ {OPEN}, {CLOSED} }} {SYN}",))
+    rules = [far.rule(every=5, matches=(f"tcp dport {port} {SYN}",)) for port in (OPEN, CLOSED)]
+    ping = functools.partial(coloprobe_ping, near, wrapper=AS_NOBODY if kind == "connect" else ())
+    targets = [url(kind, far, version, port) for port in (OPEN, CLOSED)]
     with listen(far, version, OPEN) as server:
-        wrapper = AS_NOBODY if kind == "connect" else ()
-        opened = coloprobe_ping(near, url(kind, far, version, OPEN), "-c", "20", *LATE, wrapper=wrapper)
-        assert rule.counts().hit == 4
+        opened, closed = together(*(functools.partial(ping, one, "-c", "20", *LATE) for one in targets))
         assert kind == "connect" or nobody_connected(server)
-    closed = coloprobe_ping(near, url(kind, far, version, CLOSED), "-c", "20", *LATE, wrapper=wrapper)
+    assert [rule.counts().hit for rule in rules] == [4, 4]
     for pinged, state in ((opened, "open"), (closed, "closed")):
         assert pinged.status == 0
         assert pinged.outcomes() == ["received" if n % 5 else "lost" for n in range(1, 21)]
@@ -169,14 +196,13 @@ def test_open_closed_and_lost(pair: Pair, kind: str, version: int) -> None:
     if kind == "tcp":
         assert {probe["stamp"] for probe in closed.probes} == {"kernel"}
         assert closed.summary["unstamped"] == 0
-    assert rule.counts().hit == 8
 
 
 def test_a_port_in_words(pair: Pair) -> None:
     near, far = pair
     with listen(far, 6, OPEN):
-        opened = near.run(coloprobe("ping", url("tcp", far, 6, OPEN), "-c", "2", "-i", "20ms")).stdout
-    closed = near.run(coloprobe("ping", url("tcp", far, 6, CLOSED), "-c", "2", "-i", "20ms")).stdout
+        pings = [(url("tcp", far, 6, port), "-c", "2", "-i", "20ms") for port in (OPEN, CLOSED)]
+        opened, closed = told_by(near, *pings)
     assert f"[{far.ipv6}]:{OPEN}: seq=1 open rtt=" in opened
     assert f"[{far.ipv6}]:{CLOSED}: seq=1 closed rtt=" in closed
     assert "2 sent, 2 received, 0 lost (0.00%), 0 open, 2 closed" in closed
@@ -204,13 +230,21 @@ def test_tcp_without_the_privilege_names_the_way_out(pair: Pair) -> None:
 # -- flows ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("kind", ["icmp", "stamp", "tcp", "connect"])
-def test_flows_are_told_apart_and_together(pair: Pair, tmp_path: Path, kind: str, version: int) -> None:
-    near, far = pair
-    port = OPEN if kind in ("tcp", "connect") else 0
-    with Reflecting(far, tmp_path), listen(far, version, OPEN):
-        pinged = coloprobe_ping(near, url(kind, far, version, port), "--flows", "5", "-c", "8", *LATE)
+def test_flows_are_told_apart_and_together(reflected: Pair, kind: str) -> None:
+    near, far = reflected
+    targets = both_versions(far, kind, OPEN if kind in ("tcp", "connect") else 0)
+    flows = ("--flows", "5", "-c", "8", *LATE)
+    runs = [functools.partial(coloprobe_ping, near, target, *flows) for target in targets]
+    with listen(far, 4, OPEN), listen(far, 6, OPEN):
+        # A reflector that is kept waiting tells of a reply later than a line waits for it.
+        both = [run() for run in runs] if kind == "stamp" else together(*runs)
+    for target, pinged in zip(targets, both, strict=True):
+        name = target if kind != "icmp" else re.sub(r"icmp://|[][]", "", target)
+        told_apart_and_together(pinged, kind, name)
+
+
+def told_apart_and_together(pinged: Pinged, kind: str, target: str) -> None:
     assert pinged.status == 0
     flows = flows_of(pinged)
     assert sorted(flows) == list(range(5))
@@ -220,8 +254,7 @@ def test_flows_are_told_apart_and_together(pair: Pair, tmp_path: Path, kind: str
         # 10 ms apart, each flow by its own schedule.
         assert mine[-1]["sent_ns"] - mine[0]["sent_ns"] > 60_000_000
     whole, *each = points_of(pinged)
-    assert whole["kind"] == kind
-    assert whole["target"] == (address_of(far, version) if kind == "icmp" else url(kind, far, version, port))
+    assert (whole["kind"], whole["target"]) == (kind, target)
     assert "flow" not in whole
     assert [point["flow"] for point in each] == list("01234")
     assert (whole["sent"], [point["sent"] for point in each]) == (40, [8] * 5)
@@ -234,9 +267,9 @@ def test_flows_are_told_apart_and_together(pair: Pair, tmp_path: Path, kind: str
     assert whole["rtt_max_ns"] == max(point["rtt_max_ns"] for point in each)
 
 
-def test_each_flow_has_a_source_port_of_its_own_and_the_table_names_it(pair: Pair, tmp_path: Path) -> None:
-    near, far = pair
-    with Reflecting(far, tmp_path), Capture(near, snap=256) as capture:
+def test_each_flow_has_a_source_port_of_its_own_and_the_table_names_it(reflected: Pair) -> None:
+    near, far = reflected
+    with Capture(near, snap=256) as capture:
         done = near.run(coloprobe("ping", url("stamp", far, 4), "--flows", "4", "-c", "5", "-i", "20ms"))
     ports = Counter(d.source[1] for d in datagrams(capture.packets) if d.outgoing)
     named = re.findall(r"^ +(\d)  +(\d+) +5 +0 +0\.0% ", done.stdout, re.MULTILINE)
@@ -256,30 +289,33 @@ def test_each_icmp_flow_has_an_identifier_of_its_own(pair: Pair) -> None:
 
 def test_it_says_where_flows_may_not_keep_a_path_each(pair: Pair) -> None:
     near, far = pair
+    ping = functools.partial(coloprobe_ping, near)
     flows = ("--flows", "2", "-c", "2", *LATE)
-    unprivileged = coloprobe_ping(near, far.ipv4, *flows, wrapper=AS_NOBODY)
+    tcp = url("tcp", far, 4, CLOSED)
+    unprivileged, raw, fast, slow = together(
+        functools.partial(ping, far.ipv4, *flows, wrapper=AS_NOBODY),
+        functools.partial(ping, far.ipv4, *flows),
+        functools.partial(ping, tcp, *flows),
+        functools.partial(ping, tcp, *flows, interval="350ms"),
+    )
     assert "ICMP flows over IPv4 do not differ" in unprivileged.stderr
-    assert coloprobe_ping(near, far.ipv4, *flows).stderr == ""
-    fast = coloprobe_ping(near, url("tcp", far, 4, CLOSED), *flows)
     assert "take several source ports in turn" in fast.stderr
-    slow = coloprobe_ping(near, url("tcp", far, 4, CLOSED), *flows, interval="350ms")
-    assert slow.stderr == ""
+    assert raw.stderr == slow.stderr == ""
 
 
-def test_a_reason_for_one_flow_is_told(pair: Pair, tmp_path: Path) -> None:
+def test_a_reason_for_one_flow_is_told(reflected: Pair) -> None:
     """Every fourth packet is refused: as the flows take turns, they are all of one flow."""
-    near, far = pair
+    near, far = reflected
     near.rule(hook="output", every=4, matches=("udp dport 862",))
-    with Reflecting(far, tmp_path):
-        done = near.run(coloprobe("ping", url("stamp", far, 4), "--flows", "4", "-c", "10", "-i", "100ms"))
+    done = near.run(coloprobe("ping", url("stamp", far, 4), "--flows", "4", "-c", "10", "-i", "100ms"))
     assert "this host refuses to send IPv4 probes: EPERM" in done.stderr
     assert re.search(r"^   3 +- |^   3 .* <- errors$", done.stdout, re.MULTILINE), done.stdout
     assert done.stdout.rstrip().endswith("errors on flow 3")
 
 
-def test_a_stall_is_told_with_several_sockets(pair: Pair, tmp_path: Path) -> None:
-    near, far = pair
-    with Reflecting(far, tmp_path), (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+def test_a_stall_is_told_with_several_sockets(reflected: Pair, tmp_path: Path) -> None:
+    near, far = reflected
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
         ping = coloprobe("ping", url("stamp", far, 4), "--flows", "4", "-c", "100", "-i", "10ms", "--json")
         child = near.popen(ping, stdout=out, stderr=err)
         wait_for(lambda: (tmp_path / "out").stat().st_size, "the first probes")
@@ -362,24 +398,35 @@ def expand(text: str) -> list[int]:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("kind", ["stamp", "tcp"])
-def test_flows_over_two_paths_are_two_groups(lab: Lab, tmp_path: Path, kind: str, version: int) -> None:
+def test_flows_over_two_paths_are_two_groups(lab: Lab, tmp_path: Path) -> None:
     paths = TwoPaths(lab, fast=1_000_000, slow=3_000_000)
-    address = paths.ipv4 if version == 4 else f"[{paths.ipv6}]"
-    target = f"{kind}://{address}" + (f":{CLOSED}" if kind == "tcp" else "")
+    runs, rules = [], []
+    for host, ip in ((paths.ipv4, "ipv4"), (f"[{paths.ipv6}]", "ipv6")):
+        for target, of in (
+            ("stamp://{}", "udp dport 862"),
+            (f"tcp://{{}}:{CLOSED}", f"tcp dport {CLOSED} {SYN}"),
+        ):
+            # 0.4 s: a TCP flow then keeps one source port.
+            ping = coloprobe("ping", target.format(host), "--flows", "16", "-c", "10", "-i", "400ms", *CLOCK)
+            runs.append(functools.partial(paths.near.run, ping))
+            rules.append(
+                [
+                    paths.far.rule("accept", matches=[f'iifname "{link}" meta nfproto {ip} {of}'])
+                    for link in paths.devices
+                ]
+            )
     with Reflecting(paths.far, tmp_path, *CLOCK):
-        # Half a second: a TCP flow then keeps one source port.
-        done = paths.near.run(coloprobe("ping", target, "--flows", "16", "-c", "10", "-i", "500ms", *CLOCK))
-    fast, slow = verdict(done.stdout)
-    assert sorted(fast + slow) == list(range(16))
-    assert paths.carried() == (10 * len(fast), 10 * len(slow))
+        told = [verdict(done.stdout) for done in together(*runs)]
+    for (fast, slow), ways in zip(told, rules, strict=True):
+        assert sorted(fast + slow) == list(range(16))
+        assert [way.counts().hit for way in ways] == [10 * len(fast), 10 * len(slow)]
+    assert paths.carried() == tuple(10 * sum(map(len, ways)) for ways in zip(*told, strict=True))
 
 
 @pytest.mark.emulator
 def test_icmp_flows_have_flow_labels_that_lead_over_two_paths(lab: Lab) -> None:
     paths = TwoPaths(lab, fast=1_000_000, slow=3_000_000, hashing=BY_LABEL)
-    done = paths.near.run(coloprobe("ping", paths.ipv6, "--flows", "16", "-c", "10", "-i", "200ms"))
+    done = paths.near.run(coloprobe("ping", paths.ipv6, "--flows", "16", "-c", "10", "-i", "100ms"))
     fast, slow = verdict(done.stdout)
     assert paths.carried() == (10 * len(fast), 10 * len(slow))
     assert len(set(re.findall(r" 0x[0-9a-f]{5} ", done.stdout))) == 16
@@ -390,9 +437,11 @@ def test_a_path_that_loses_is_found_among_its_flows(lab: Lab, tmp_path: Path) ->
     # So many that even two good flows beside fourteen bad ones are no chance.
     paths = TwoPaths(lab, fast=1_000_000, slow=1_000_000, loss=Chance(0.4))
     with Reflecting(paths.far, tmp_path, *CLOCK):
-        ping = ("--flows", "16", "-c", "40", *LATE, *CLOCK)
-        pinged = coloprobe_ping(paths.near, f"stamp://{paths.ipv4}", *ping, interval="100ms")
-        told = paths.near.run(coloprobe("ping", f"stamp://{paths.ipv4}", *ping, "-i", "100ms")).stdout
+        ping = (f"stamp://{paths.ipv4}", "--flows", "16", "-c", "40", *LATE, *CLOCK)
+        with ThreadPoolExecutor() as pool:
+            counting = pool.submit(coloprobe_ping, paths.near, *ping, interval="50ms")
+            telling = pool.submit(told_by, paths.near, [*ping, "-i", "50ms"])
+        pinged, (told,) = counting.result(), telling.result()
     whole, *each = points_of(pinged)
     assert (whole["forward_lost"] > 0, whole["backward_lost"]) == (True, 0)
     # Of what was lost behind a flow's last reply nobody knows where: two of three times nothing.

@@ -69,6 +69,12 @@ class TwoPaths:
         far.route("10.99.0.0/24", "10.99.1.1")
         far.route("fd99::/64", "fd99:0:0:1::1")
 
+    @property
+    def devices(self) -> tuple[str, str]:
+        """The names of the fast and of the slow path's interfaces, at both ends."""
+        fast, slow = (link.device for link in self.links)
+        return fast, slow
+
     def carried(self) -> tuple[int, int]:
         """Packets that came to the fast and to the slow path on their way there."""
         fast, slow = (link.traffic()[0].arrived for link in self.links)
