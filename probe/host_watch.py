@@ -105,6 +105,11 @@ class HostWatch:
             if self._connections is not None:
                 self._connections.close()
 
+    @property
+    def listening(self) -> bool:
+        """Whether the kernel tells of its links; wrong while it cannot, or need not."""
+        return self._listener is not None
+
     def links(self) -> list[dict[str, Value]]:
         """The interfaces as they are now, by the kernel's last word: points, as `show --json` writes them."""
         when: Value = self._read_at["interface"]

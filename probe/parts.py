@@ -12,6 +12,8 @@ from probe.ask_jobs import Known
 from probe.asking import Answerer
 from probe.clock import Clock
 from probe.errors import AskError
+from probe.host.watched import Watched
+from probe.host_watch import HostWatch
 from probe.measurement import Measurement
 from probe.settings import AgentSettings, Target
 from probe.targets import Address
@@ -21,7 +23,7 @@ from probe.telling import Teller
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Surroundings:
     """What the parts of an agent know of it.
 
@@ -34,6 +36,7 @@ class Surroundings:
     teller: Teller
     settings: Callable[[], AgentSettings]
     measurement: Callable[[], Measurement]
+    _watched: tuple[object, object, tuple[Watched, ...]] = (None, None, ())
 
     def targets(self) -> Iterator[tuple[Target, Address]]:
         """Every target that has an address, in the order of the settings."""
@@ -41,6 +44,14 @@ class Surroundings:
         for target in self.settings().target:
             if (address := addresses.get((target.address, target.family))) is not None:
                 yield target, address
+
+    def watched(self) -> tuple[Watched, ...]:
+        """The same for the kernel's tables, which ask with every change of one of them."""
+        settings, addresses = self.settings(), self.measurement().addresses
+        if self._watched[0] is not settings or self._watched[1] is not addresses:
+            made = tuple(_watched(target, address) for target, address in self.targets())
+            self._watched = settings, addresses, made
+        return self._watched[2]
 
 
 class Parts:
@@ -52,6 +63,7 @@ class Parts:
         # It stays when the settings change: what was asked before counts.
         known = Known(self._sessions, self._links, self._trace, about, around.file)
         self.answerer = Answerer(around.settings, self._address_of, known, around.teller, around.clock)
+        self._host: HostWatch | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -64,7 +76,13 @@ class Parts:
 
     def begin(self) -> None:
         """Start every part by the settings of now."""
-        works: dict[str, Coroutine[Any, Any, None]] = {"asks": self.answerer.run()}
+        around, settings = self._around, self._around.settings()
+        length = int(settings.window.length)
+        self._host = HostWatch(settings.host, length, around.teller, around.clock, around.watched)
+        works: dict[str, Coroutine[Any, Any, None]] = {
+            "asks": self.answerer.run(),
+            "host watch": self._host.run(),
+        }
         self._tasks = [asyncio.create_task(self._kept(name, work), name=name) for name, work in works.items()]
 
     async def end(self) -> None:
@@ -85,10 +103,14 @@ class Parts:
         return address.text if address is not None else ""
 
     def _sessions(self) -> list[dict[str, Any]]:
-        raise AskError("sessions are not watched")
+        if self._host is None or not self._around.settings().host.sessions:
+            raise AskError("sessions are not watched: host.sessions is false")
+        return self._host.sessions()
 
     def _links(self) -> list[dict[str, Any]]:
-        raise AskError("links are not watched")
+        if self._host is None or not self._host.listening:
+            raise AskError("links are not watched: host.watch is false, or netlink is refused")
+        return self._host.links()
 
     def _trace(self, target: Target, ask: Ask) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
         raise AskError("paths are not traced")
@@ -101,3 +123,9 @@ class Parts:
             log.exception("%s has ended by a defect; measuring goes on without it", name)
             text = f"{name} has ended by a defect: {problem!r}"
             self._around.teller.event("agent", text, detail={"part": name})
+
+
+def _watched(target: Target, address: Address) -> Watched:
+    # What else measures a port does so over UDP.
+    port = target.port if target.kind in ("tcp", "connect") else 0
+    return Watched(target.name, target.venue, target.line, address.text, port, target.interface)
