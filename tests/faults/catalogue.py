@@ -150,8 +150,8 @@ def catalogue() -> tuple[Fault, ...]:
         _fault(
             "receive-buffer",
             "instrument",
-            "agent-1's sockets have room for three replies",
-            TinyBuffers("agent-1", 1),
+            "agent-1's sockets have room for a handful of replies",
+            TinyBuffers("agent-1", 2048),
             "agent-1",
         ),
         _fault(

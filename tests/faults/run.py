@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.faults import recording
 from tests.faults.catalogue import Fault
-from tests.faults.topology import TIMEOUT_S, WINDOW_S, Site
+from tests.faults.topology import Site
 from tests.system.commands import ROOT, coloprobe
 
 WINDOWS = 3  # the bar: right within so many whole windows
@@ -117,7 +117,8 @@ def _fits(verdict: dict[str, Any], fault: Fault) -> bool:
 class Runner:
     """Injects, asks, mends. `tell` gets whole lines, `progress` one that changes.
 
-    record: write recordings into this folder. diagnose: whether to ask at all.
+    record: write recordings into this folder. diagnose: whether to ask at all. windows: how many whole ones a
+    fault may take.
     """
 
     def __init__(
@@ -129,9 +130,11 @@ class Runner:
         record: Path | None = None,
         diagnose: bool = True,
         show: bool = False,
+        windows: int = WINDOWS,
     ) -> None:
         self._site, self._tell, self._progress = site, tell, progress
         self._record, self._diagnose, self._show = record, diagnose, show
+        self._most = windows
 
     def learn(self, seconds: float = LEARNING_S) -> None:
         """Let the agents learn what is usual."""
@@ -145,7 +148,7 @@ class Runner:
         """Inject these together, until the verdict is right or the time is over; mend; wait for quiet."""
         name = "+".join(fault.id for fault in faults)
         began, began_ns = time.monotonic(), time.time_ns()
-        limit = began + _patience(began_ns)
+        limit = began + self._patience(began_ns)
         verdicts: Verdicts = []
         good = False
         seconds = limit - began
@@ -172,7 +175,7 @@ class Runner:
             label(verdicts),
             good,
             round(seconds, 2),
-            _windows(began_ns, seconds),
+            self._windows(began_ns, seconds),
             verdicts=verdicts,
         )
         if self._show:
@@ -218,22 +221,22 @@ class Runner:
         size = recording.write(self._record, name, rows, about)
         self._tell(f"recorded {name}: {len(rows)} points, {size} bytes")
 
+    def _patience(self, began_ns: int) -> float:
+        """Seconds until so many whole windows have ended and arrived."""
+        length = self._site.window_s
+        into = began_ns / _SECOND % length
+        return (length - into) + self._most * length + self._site.timeout_s + _DELIVERY_S
+
+    def _windows(self, began_ns: int, seconds: float) -> int:
+        length = self._site.window_s
+        end = began_ns / _SECOND + seconds - self._site.timeout_s
+        return max(0, int(end // length - began_ns / _SECOND // length))
+
     def record_quiet(self, seconds: float = 20.0) -> None:
         """A recording of nothing."""
         began_ns = time.time_ns()
         self.learn(seconds)
         self._keep("quiet", began_ns, Outcome((), "none", True, seconds, 0))
-
-
-def _patience(began_ns: int) -> float:
-    """Seconds until WINDOWS whole windows have ended and arrived."""
-    into = began_ns / _SECOND % WINDOW_S
-    return (WINDOW_S - into) + WINDOWS * WINDOW_S + TIMEOUT_S + _DELIVERY_S
-
-
-def _windows(began_ns: int, seconds: float) -> int:
-    end = began_ns / _SECOND + seconds - TIMEOUT_S
-    return max(0, int(end // WINDOW_S - began_ns / _SECOND // WINDOW_S))
 
 
 def draw_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[tuple[Fault, Fault]]:

@@ -31,7 +31,7 @@ from tests.lab.link import Constant, Impairments
 from tests.lab.netlab import Lab, Namespace
 from tests.system.commands import coloprobe, wait_for
 
-WINDOW_S, TIMEOUT_S = 2.0, 0.5
+WINDOW_S = 2.0
 PORT = 9001
 STEP_MS = 250
 _DETOUR_NS = 750_000  # each way
@@ -153,9 +153,13 @@ def _targets(host: int, *, few: bool) -> str:
 
 @dataclass
 class Site:
-    """Everything, built on entry, running from `start` on; `places` (namespaces) and `parts` by name."""
+    """Everything, built on entry, running from `start` on; `places` (namespaces) and `parts` by name.
+
+    window_s: of the agents.
+    """
 
     directory: Path
+    window_s: float = WINDOW_S
     places: dict[str, Namespace] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
     wires: dict[str, Wire] = field(default_factory=dict)
@@ -173,6 +177,11 @@ class Site:
         for part in self.parts.values():
             part.kill()
         self._stack.close()
+
+    @property
+    def timeout_s(self) -> float:
+        """How long the agents wait for a reply."""
+        return self.window_s / 4
 
     @property
     def state(self) -> Path:
@@ -255,8 +264,8 @@ class Site:
                 _AGENT.format(
                     name=name,
                     state=state,
-                    window=int(WINDOW_S * 1000),
-                    timeout=int(TIMEOUT_S * 1000),
+                    window=int(self.window_s * 1000),
+                    timeout=int(self.timeout_s * 1000),
                     broker=f"10.70.{number}.254",
                     targets=_targets(number, few=number == 2),
                 ),
@@ -275,4 +284,4 @@ class Site:
         self.parts[name] = Part(name, self.places[place], argv, self.directory / f"{name}.log")
 
 
-__all__ = ["FAR", "NEAR", "PORT", "TIMEOUT_S", "WINDOW_S", "Site"]
+__all__ = ["FAR", "NEAR", "PORT", "WINDOW_S", "Site"]
