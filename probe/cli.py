@@ -100,6 +100,25 @@ def _ping(arguments: argparse.Namespace) -> int:
     )
 
 
+def _trace(arguments: argparse.Namespace) -> int:
+    from probe.settings import TraceTable
+    from probe.target_settings import Knobs
+    from probe.targets import parse_target, target_for
+    from probe.trace import TraceOptions, run
+
+    same = {name: value for name in ("dscp", "source", "interface") if (value := getattr(arguments, name))}
+    target = target_for(parse_target(arguments.target), same, Knobs())
+    settings = TraceTable(
+        flows=arguments.flows,
+        max_hops=arguments.max_hops,
+        probes=arguments.probes,
+        timeout=arguments.timeout,
+        rate=arguments.rate,
+        protocol=arguments.protocol,
+    )
+    return run(TraceOptions(target, settings, arguments.family or 0, arguments.json, arguments.mtu))
+
+
 def _reflect(arguments: argparse.Namespace) -> int:
     from probe.reflector import ReflectOptions, parse_bind, reflect
 
@@ -136,6 +155,7 @@ _HANDLERS: dict[str, Handler] = {
     "agent": _agent,
     "collect": _collect,
     "ping": _ping,
+    "trace": _trace,
     "reflect": _reflect,
     "show": _show,
     "check": _check,

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("-v", "--verbose", action="store_true", help="log details to stderr")
     commands = root.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
 
-    for add in (_up, _agent, _collect, _ping, _reflect, _show, _check, _completion):
+    for add in (_up, _agent, _collect, _ping, _trace, _reflect, _show, _check, _completion):
         add(commands)
     return root
 
@@ -146,6 +146,76 @@ def _ping(commands: Commands) -> None:
     )
     ping.add_argument("-q", "--quiet", action="store_true", help="the summary only")
     ping.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _trace(commands: Commands) -> None:
+    trace = _command(
+        commands,
+        "trace",
+        "the routers on every path to a target, and the largest packet that passes",
+        "coloprobe trace tcp://192.0.2.20:9000 --flows 8",
+    )
+    trace.add_argument("target", metavar="TARGET", help=_TARGET)
+    trace.add_argument(
+        "--flows",
+        type=whole(1, 64),
+        default=4,
+        metavar="N",
+        help="streams on paths of their own, 1 to 64 (%(default)s)",
+    )
+    trace.add_argument(
+        "--max-hops",
+        type=whole(1, 64),
+        default=30,
+        metavar="N",
+        help="no further than this, 1 to 64 (%(default)s)",
+    )
+    trace.add_argument(
+        "--probes",
+        type=whole(1, 100),
+        default=3,
+        metavar="N",
+        help="of each flow to each hop, 1 to 100 (%(default)s)",
+    )
+    trace.add_argument(
+        "--protocol",
+        choices=("auto", "icmp", "udp", "tcp"),
+        default="auto",
+        help="of the packets (auto: as the target is probed; tcp goes to the target's own port)",
+    )
+    trace.add_argument(
+        "--timeout",
+        type=interval,
+        default=Duration.parse("1s"),
+        metavar="DURATION",
+        help="a hop that has not answered by then is silent: 200ms, or seconds (1s)",
+    )
+    trace.add_argument(
+        "--rate", type=whole(1, 10_000), default=50, metavar="N", help="packets a second (%(default)s)"
+    )
+    trace.add_argument(
+        "--no-mtu",
+        dest="mtu",
+        action="store_false",
+        help="do not look for the largest packet that passes",
+    )
+    trace.add_argument("--dscp", type=whole(0, 63), default=0, metavar="N", help="0 to 63 (0)")
+    trace.add_argument(
+        "--source",
+        default="",
+        metavar="ADDRESS",
+        help="an IP address of this host to send from (the route's)",
+    )
+    trace.add_argument(
+        "--interface",
+        default="",
+        metavar="NAME",
+        help="send and receive by this interface only (the route's)",
+    )
+    which = trace.add_mutually_exclusive_group()
+    which.add_argument("-4", dest="family", action="store_const", const=2, help="IPv4 only")
+    which.add_argument("-6", dest="family", action="store_const", const=10, help="IPv6 only")
+    trace.add_argument("--json", action="store_true", help="one JSON object a line: hops, then a path a flow")
 
 
 def _reflect(commands: Commands) -> None:
