@@ -197,9 +197,12 @@ class Reader:
             since_ns,
             until_ns,
         )
-        decode = _some_fields(fields)
-        for time_ns, text in rows:
-            yield (time_ns, *msgspec.structs.astuple(self._decoded(decode, text)))
+        decode, astuple = _some_fields(fields), msgspec.structs.astuple
+        try:
+            for time_ns, text in rows:
+                yield (time_ns, *astuple(decode(text)))
+        except (msgspec.DecodeError, TypeError) as problem:
+            raise SinkRefused(f"{self.path} is damaged: {problem}") from None
 
     def points(self, since_ns: int = _BEGINNING) -> Iterator[Point]:
         """Every point with time >= `since_ns`, in order of time.

@@ -1,0 +1,106 @@
+"""Rows of a series in, columns of integers out: what a fleet's quarter of an hour fits into memory as."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from probe.clock import SECOND
+
+MISSING = -(1 << 63)
+DEFAULT_LENGTH = 10 * SECOND  # of a window, until two of them tell
+_RANGE = (1 << 63) - 1
+
+
+class Columns:
+    """The points of one series in order of time; a field that no point has takes no room.
+
+    times: integer ns since the epoch. Ratios and texts are kept as they are, integers and booleans packed.
+    """
+
+    __slots__ = ("_columns", "times")
+
+    def __init__(self, names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        columns = list(zip(*rows, strict=True))
+        self.times: array[int] = array("q", columns[0] if columns else ())
+        self._columns: dict[str, Sequence[Any]] = {}
+        for name, column in zip(names, columns[1:], strict=False):
+            if column.count(None) == len(column):
+                continue
+            packed = [MISSING if value is None else value for value in column]
+            try:
+                self._columns[name] = array("q", packed)
+            except (TypeError, OverflowError):  # a float or text
+                self._columns[name] = column
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._columns
+
+    def raw(self, name: str) -> Sequence[Any] | None:
+        """A whole column, with MISSING (integers) or None; None where no point has the field."""
+        return self._columns.get(name)
+
+    def at(self, name: str, index: int) -> Any:
+        """One value; None where it is absent."""
+        column = self._columns.get(name)
+        if column is None:
+            return None
+        value = column[index]
+        return None if value is None or (isinstance(value, int) and value == MISSING) else value
+
+    def span(self, since_ns: int, until_ns: int) -> range:
+        """The indices of points with since <= time < until."""
+        return range(bisect_left(self.times, since_ns), bisect_left(self.times, until_ns))
+
+    def numbers(self, name: str, some: range | None = None) -> list[int | float]:
+        """The values of a field that are there, and are numbers."""
+        column = self._columns.get(name)
+        if column is None:
+            return []
+        values = column if some is None else column[some.start : some.stop]
+        return [
+            value
+            for value in values
+            if isinstance(value, int | float) and not isinstance(value, bool) and value != MISSING
+        ]
+
+    def total(self, name: str, some: range | None = None) -> int:
+        """The sum of a count."""
+        return int(sum(self.numbers(name, some)))
+
+    def growth(self, name: str) -> Iterator[tuple[int, int, int]]:
+        """(time before, time, by how much) for every step of a counter up; one that began anew does at 0."""
+        last: tuple[int, int] | None = None
+        for index, time_ns in enumerate(self.times):
+            value = self.at(name, index)
+            if not isinstance(value, int) or isinstance(value, bool):
+                continue
+            if last is not None and value != last[1]:
+                grown = value - last[1] if value > last[1] else value
+                if grown > 0:
+                    yield last[0], time_ns, grown
+            last = time_ns, value
+
+    def grown(self, name: str, since_ns: int, until_ns: int) -> int:
+        """How much a counter grew between points of which one at least lies in this time."""
+        return sum(by for before, at, by in self.growth(name) if at > since_ns and before < until_ns)
+
+    def before(self, time_ns: int) -> int | None:
+        """The index of the newest point at or before an instant."""
+        index = bisect_right(self.times, time_ns) - 1
+        return index if index >= 0 else None
+
+    def length(self) -> int:
+        """The usual distance of two points, ns: what a window of this series is long."""
+        times = self.times
+        if len(times) < 2:
+            return DEFAULT_LENGTH
+        distances = sorted(after - before for before, after in pairwise(times))
+        # A shortened window and the gap of a stalled host are not usual.
+        return max(1, min(distances[len(distances) // 2], _RANGE))
