@@ -321,6 +321,25 @@ def test_settings_whose_code_cannot_be_read_any_more_do_not_end_it(
     drive(agent, work)
 
 
+def test_a_part_that_fails_is_told_of_and_everything_else_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(_watch: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    async def work() -> None:
+        await until(lambda: "host watch has ended by a defect" in caplog.text, "it says so")
+        known = agent.spool.last
+        await until(lambda: agent.spool.last > known + 3, "it measures on")
+
+    monkeypatch.setattr("probe.host_watch.HostWatch.run", broken)
+    agent = Agent(settings(tmp_path, "127.0.0.1"), "agent.toml")
+    drive(agent, work)
+    events = [point.fields for point in spooled(tmp_path) if point.measurement == "event"]
+    [event] = [fields for fields in events if "defect" in str(fields["text"])]
+    assert event["detail"] == '{"part":"host watch"}'
+
+
 def test_lines_that_cannot_be_spooled_to_the_end_are_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
