@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from probe.ask_jobs import Known
 from probe.asking import Answerer
@@ -15,10 +18,13 @@ from probe.errors import AskError
 from probe.host.watched import Watched
 from probe.host_watch import HostWatch
 from probe.measurement import Measurement
+from probe.path_watch import PathWatch
+from probe.paths.records import Traced
 from probe.settings import AgentSettings, Target
-from probe.targets import Address
-from probe.telemetry.asks import Ask
+from probe.targets import Address, resolve
+from probe.telemetry.asks import OPTIONS, Ask, Options
 from probe.telling import Teller
+from probe.tracing import traced
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +70,8 @@ class Parts:
         known = Known(self._sessions, self._links, self._trace, about, around.file)
         self.answerer = Answerer(around.settings, self._address_of, known, around.teller, around.clock)
         self._host: HostWatch | None = None
+        # It stays as well: what is known of the paths is not in the settings.
+        self.paths = PathWatch(around.settings().trace, around.teller, around.clock, self._traceable)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -78,10 +86,12 @@ class Parts:
         """Start every part by the settings of now."""
         around, settings = self._around, self._around.settings()
         length = int(settings.window.length)
+        self.paths.settings = settings.trace
         self._host = HostWatch(settings.host, length, around.teller, around.clock, around.watched)
         works: dict[str, Coroutine[Any, Any, None]] = {
             "asks": self.answerer.run(),
             "host watch": self._host.run(),
+            "paths": self.paths.run(),
         }
         self._tasks = [asyncio.create_task(self._kept(name, work), name=name) for name, work in works.items()]
 
@@ -102,6 +112,9 @@ class Parts:
         address = self._around.measurement().addresses.get((target.address, target.family))
         return address.text if address is not None else ""
 
+    def _traceable(self) -> list[Traced]:
+        return [traced(target, address) for target, address in self._around.targets()]
+
     def _sessions(self) -> list[dict[str, Any]]:
         if self._host is None or not self._around.settings().host.sessions:
             raise AskError("sessions are not watched: host.sessions is false")
@@ -112,8 +125,20 @@ class Parts:
             raise AskError("links are not watched: host.watch is false, or netlink is refused")
         return self._host.links()
 
-    def _trace(self, target: Target, ask: Ask) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
-        raise AskError("paths are not traced")
+    def _trace(self, target: Target, ask: Ask) -> AsyncGenerator[bytes, None]:
+        return self._traced(target, ask.options)
+
+    async def _traced(self, target: Target, options: Options) -> AsyncGenerator[bytes, None]:
+        settings = self._around.settings()
+        address = self._around.measurement().addresses.get((target.address, target.family))
+        if address is None:
+            address = await asyncio.to_thread(resolve, target.address, target.family)
+        rate = min(settings.trace.rate, settings.ask.packets_per_second)
+        wishes = {name: getattr(options, name) for name in options.given() if name in OPTIONS["trace"]}
+        wanted = msgspec.structs.replace(settings.trace, rate=rate, **wishes)
+        async with aclosing(self.paths.answer(traced(target, address), wanted)) as lines:
+            async for line in lines:
+                yield line
 
     async def _kept(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """A part that fails is told of, and everything else goes on."""

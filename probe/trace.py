@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from shutil import get_terminal_size
 from typing import TextIO
@@ -20,7 +20,7 @@ from probe.path_points import observed, points
 from probe.paths.memory import PathMemory
 from probe.paths.records import Answer, Done, Path, Request, Start
 from probe.settings import Target, TraceTable
-from probe.targets import Address, resolve
+from probe.targets import resolve
 from probe.telemetry.lines import Point
 from probe.tracing import request_for, trace, traced
 
@@ -113,18 +113,3 @@ def as_json(point: Point) -> bytes:
     """One object."""
     head = {"time": point.time_ns, "measurement": point.measurement}
     return msgspec.json.encode({**head, **point.tags, **point.fields})
-
-
-async def answer(
-    target: Target, address: Address, settings: TraceTable, tags: Mapping[str, str]
-) -> AsyncGenerator[bytes, None]:
-    """A trace of a target for somebody else: its points as JSON, when they are known.
-
-    Raises: MissingPartError, PrivilegeError, SocketError, ChildError.
-    """
-    request = request_for(traced(target, address), settings)
-    began = time.time_ns()
-    async with contextlib.aclosing(trace(request)) as records:
-        paths = [record async for record in records if isinstance(record, Path)]
-    for line in point_lines(paths, request, tags, began):
-        yield line
