@@ -70,6 +70,7 @@ def job_for(ask: Ask, reply: Reply, rules: Rules, known: Known, settings: AgentS
         "what": ask.what,
         "wall_ns": now,
     }
+    mine = {"agent": settings.agent.id} | ({"site": settings.agent.site} if settings.agent.site else {})
     limit_s = settings.ask.longest.seconds + GRACE_S
     made = Job(ask, reply, ask.what, _of_lines(()), about, False, lambda _: False)
     if ask.what in asks.NEEDS_TARGET:
@@ -95,9 +96,10 @@ def job_for(ask: Ask, reply: Reply, rules: Rules, known: Known, settings: AgentS
         if not settings.host.sessions:
             raise AskError(f"{rules.name} does not watch sessions: host.sessions in its agent.toml")
         name = rules.target(ask.target).name if ask.target else ""
-        made.source = _of_lines([s for s in known.sessions() if not name or s.get("target") == name])
+        rows = [row for row in known.sessions() if not name or row.get("target") == name]
+        made.source = _of_lines([{**row, **mine} for row in rows])
     elif ask.what == "links":
-        made.source = _of_lines(known.links())
+        made.source = _of_lines([{**row, **mine} for row in known.links()])
     else:
         made.source = _of_lines([known.about()])
     return made

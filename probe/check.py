@@ -43,9 +43,7 @@ def check(file: Path, as_json: bool, out: TextIO, open_sink: OpenSink | None) ->
         if as_json:
             print(json.dumps({k: v for k, v in asdict(finding).items() if v}), file=out, flush=True)
         else:
-            print(f"{finding.state:8}{finding.part}: {finding.text}", file=out)
-            if finding.remedy:
-                print(f"{'':8}-> {finding.remedy}", file=out, flush=True)
+            print(finding.words, file=out, flush=True)
     return 1 if failed else 0
 
 

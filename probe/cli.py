@@ -119,6 +119,29 @@ def _trace(arguments: argparse.Namespace) -> int:
     return run(TraceOptions(target, settings, arguments.family or 0, arguments.json, arguments.mtu))
 
 
+def _ask(arguments: argparse.Namespace) -> int:
+    from probe.ask import Question, ask
+    from probe.ask_arguments import options
+    from probe.asker import access
+
+    question = Question(
+        arguments.agent,
+        arguments.what,
+        arguments.target,
+        options(arguments),
+        arguments.json,
+        arguments.timeout.seconds,
+    )
+    return ask(question, access(arguments), sys.stdout, sys.stderr)
+
+
+def _agents(arguments: argparse.Namespace) -> int:
+    from probe.agents import agents
+    from probe.asker import access
+
+    return agents(access(arguments), arguments.json, arguments.timeout.seconds, sys.stdout, sys.stderr)
+
+
 def _reflect(arguments: argparse.Namespace) -> int:
     from probe.reflector import ReflectOptions, parse_bind, reflect
 
@@ -156,6 +179,8 @@ _HANDLERS: dict[str, Handler] = {
     "collect": _collect,
     "ping": _ping,
     "trace": _trace,
+    "ask": _ask,
+    "agents": _agents,
     "reflect": _reflect,
     "show": _show,
     "check": _check,

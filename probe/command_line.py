@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from probe import __version__
 from probe.arguments import add_knobs, clock_error, complete_files, duration, interval, whole
+from probe.ask_arguments import add_agents, add_ask
 from probe.units import Duration
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("-v", "--verbose", action="store_true", help="log details to stderr")
     commands = root.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
 
-    for add in (_up, _agent, _collect, _ping, _trace, _reflect, _show, _check, _completion):
+    for add in (_up, _agent, _collect, _ping, _trace, _ask, _agents, _reflect, _show, _check, _completion):
         add(commands)
     return root
 
@@ -216,6 +217,28 @@ def _trace(commands: Commands) -> None:
     which.add_argument("-4", dest="family", action="store_const", const=2, help="IPv4 only")
     which.add_argument("-6", dest="family", action="store_const", const=10, help="IPv6 only")
     trace.add_argument("--json", action="store_true", help="one JSON object a line: hops, then a path a flow")
+
+
+def _ask(commands: Commands) -> None:
+    add_ask(
+        _command(
+            commands,
+            "ask",
+            "ask an agent over the broker: ping, trace, sessions, links, check",
+            "coloprobe ask ny4-01 ping nyse-pillar-a -n 20 -c /etc/coloprobe/collector.toml",
+        )
+    )
+
+
+def _agents(commands: Commands) -> None:
+    add_agents(
+        _command(
+            commands,
+            "agents",
+            "who is online, with version, settings and the last batch",
+            "coloprobe agents --mqtt mqtts://broker.example --username ops --password-file mqtt.password",
+        )
+    )
 
 
 def _reflect(commands: Commands) -> None:

@@ -14,3 +14,9 @@ class Finding:
     state: Literal["ok", "warning", "failed"]
     text: str
     remedy: str = ""
+
+    @property
+    def words(self) -> str:
+        """For people: a line, and one with the remedy where there is one."""
+        said = f"{self.state:8}{self.part}: {self.text}"
+        return f"{said}\n{'':8}-> {self.remedy}" if self.remedy else said

@@ -8,9 +8,9 @@ from typing import Protocol, TextIO
 
 from probe.engine.samples import ABSENT, CLOSED, ERROR, HIDDEN, LOCAL, REFUSED, SKIPPED
 from probe.ping_view import OUTCOMES, STAMPS, News
+from probe.ping_words import reply
 from probe.sockets import abi
 from probe.target_settings import Target
-from probe.text import duration
 from probe.windows.layout import HANDSHAKES
 
 
@@ -84,17 +84,18 @@ class TextLines(Quiet):
             elif outcome not in ("received", "late"):
                 text = f"seq={seq} " + ("no reply" if outcome == "lost" else "duplicate reply")
             else:
-                text = f"{self._source}: seq={seq} "
-                if self._ports:
-                    text += "closed " if state & CLOSED else "open "
-                text += f"rtt={duration(rtt)}" if rtt >= 0 else "rtt=?"
-                if forward != ABSENT:
-                    text += f" fwd {duration(forward)}"
-                if backward != ABSENT:
-                    text += f" back {duration(backward)}"
-                text += {"user": "  (no kernel timestamp)", "kernel": "", "hw": "  (hardware)"}[stamp]
-                text += "  (no follow-up)" if unfollowed else ""
-                text += "  late" if outcome == "late" else ""
+                port = ("closed" if state & CLOSED else "open") if self._ports else ""
+                text = reply(
+                    self._source,
+                    seq,
+                    rtt,
+                    port=port,
+                    forward=None if forward == ABSENT else forward,
+                    backward=None if backward == ABSENT else backward,
+                    stamp=stamp,
+                    unfollowed=unfollowed,
+                    late=outcome == "late",
+                )
             print(text, file=self._out, flush=True)
 
     def _why(self, state: int, refusal: int) -> str:

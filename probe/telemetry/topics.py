@@ -56,6 +56,11 @@ def answer(agent: str) -> str:
     return f"{ROOT}/{agent}/answer"
 
 
+def is_agent(text: str) -> bool:
+    """Whether it can be an agent's id."""
+    return re.fullmatch(_AGENT, text) is not None
+
+
 def parse_lines(topic: str) -> BatchId | None:
     """The batch that `topic` names; None where it is not such a topic."""
     match = _LINES.fullmatch(topic)

@@ -14,7 +14,7 @@ import pytest
 from tests.system import servers
 from tests.system.commands import Command, coloprobe, run, wait_for
 
-COMMANDS = ("up", "agent", "collect", "ping", "reflect", "show", "check", "completion")
+COMMANDS = ("up", "agent", "collect", "ping", "ask", "agents", "reflect", "show", "check", "completion")
 
 AGENT = """
 [agent]
@@ -280,7 +280,7 @@ def test_every_help_has_an_example_that_parses(command: str) -> None:
         rf"^Example: (?:eval \"\$\()?coloprobe ({command} .*?)\)?\"?$", done.stdout, re.MULTILINE
     )
     assert example, done.stdout
-    assert parser().parse_args(example[1].split()).handler
+    assert parser().parse_args(example[1].split()).command == command
 
 
 def test_help_names_every_command() -> None:
