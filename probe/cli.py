@@ -149,6 +149,16 @@ def _reflect(arguments: argparse.Namespace) -> int:
     return reflect(ReflectOptions(host, port, arguments.key_file, arguments.clock_error, arguments.rate))
 
 
+def _diagnose(arguments: argparse.Namespace) -> int:
+    from collectors.diagnose.command import Where, run
+
+    where = Where(arguments.state, arguments.config, arguments.recording)
+    run(
+        where, int(arguments.last), arguments.json, sys.stdout, target=arguments.target, agent=arguments.agent
+    )
+    return 0
+
+
 def _show(arguments: argparse.Namespace) -> int:
     from collectors.show import show
 
@@ -182,6 +192,7 @@ _HANDLERS: dict[str, Handler] = {
     "ask": _ask,
     "agents": _agents,
     "reflect": _reflect,
+    "diagnose": _diagnose,
     "show": _show,
     "check": _check,
     "completion": _completion,

@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("-v", "--verbose", action="store_true", help="log details to stderr")
     commands = root.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
 
-    for add in (_up, _agent, _collect, _ping, _trace, _ask, _agents, _reflect, _show, _check, _completion):
+    for add in (_up, _agent, _collect, _ping, _trace, _ask, _agents, _diagnose, _reflect, _show):
+        add(commands)
+    for add in (_check, _completion):
         add(commands)
     return root
 
@@ -275,6 +277,47 @@ def _reflect(commands: Commands) -> None:
         metavar="N",
         help="replies a second to one address (%(default)s)",
     )
+
+
+def _diagnose(commands: Commands) -> None:
+    diagnose = _command(
+        commands,
+        "diagnose",
+        "what is wrong, where, since when, and on what evidence",
+        "coloprobe diagnose --last 15m -c /etc/coloprobe/collector.toml",
+    )
+    diagnose.add_argument(
+        "target", nargs="?", default="", metavar="TARGET", help="what has to do with this one alone, by name"
+    )
+    diagnose.add_argument("--agent", default="", metavar="ID", help="what has to do with this agent alone")
+    diagnose.add_argument(
+        "--last",
+        type=duration,
+        default=Duration.parse("15m"),
+        metavar="DURATION",
+        help="how far back; it has to reach into the time before the trouble (15m)",
+    )
+    _state(diagnose)
+    which = diagnose.add_mutually_exclusive_group()
+    complete_files(
+        which.add_argument(
+            "-c",
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="read the InfluxDB of a collector's settings instead",
+        )
+    )
+    complete_files(
+        which.add_argument(
+            "--from",
+            dest="recording",
+            type=Path,
+            metavar="FILE",
+            help="read what `coloprobe show --json` printed instead",
+        )
+    )
+    diagnose.add_argument("--json", action="store_true", help="one JSON object a verdict")
 
 
 def _show(commands: Commands) -> None:

@@ -31,7 +31,7 @@ MOST_VERDICTS = 12
 MOST_RIVALS = 3
 SURE = 0.5  # confidence from which on a cause is named
 CERTAIN = 0.99  # and more is nobody's to say
-_MOST_TARGETS = 20  # that a verdict lists
+_MOST_TARGETS = 200  # that a verdict lists
 _LARGEST_BONUS = 1.5
 _STEEPEST = 60.0  # bits, so that no power overflows
 

@@ -14,7 +14,19 @@ import pytest
 from tests.system import servers
 from tests.system.commands import Command, coloprobe, run, wait_for
 
-COMMANDS = ("up", "agent", "collect", "ping", "ask", "agents", "reflect", "show", "check", "completion")
+COMMANDS = (
+    "up",
+    "agent",
+    "collect",
+    "ping",
+    "ask",
+    "agents",
+    "diagnose",
+    "reflect",
+    "show",
+    "check",
+    "completion",
+)
 
 AGENT = """
 [agent]
