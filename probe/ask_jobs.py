@@ -20,6 +20,7 @@ from probe.settings import AgentSettings, Target
 from probe.telemetry import asks
 from probe.telemetry.asks import Ask, plain
 from probe.telemetry.uplink import Reply
+from probe.units import Duration
 
 GRACE_S = 10.0  # beyond ask.longest: for starting, and for what came last
 
@@ -43,12 +44,49 @@ class Known:
     file: str
 
 
+class _Said(msgspec.Struct):
+    """What is looked for in a line: of `ping`, of `trace`, and of `check`."""
+
+    measurement: str = ""
+    flow: str | int | None = None
+    received: int = 1
+    reached: bool = False
+    state: str = ""
+
+
+class Verdict:
+    """What the lines of an answer say of the whole."""
+
+    def __init__(self) -> None:
+        self._failed = False
+        self._paths = self._reached = 0
+
+    @property
+    def failed(self) -> bool:
+        """Nothing was received, no path reaches its target, or something does not work."""
+        return self._failed or self._paths > self._reached == 0
+
+    def see(self, line: bytes) -> None:
+        """One more line."""
+        try:
+            said = msgspec.json.decode(line, type=_Said)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if said.measurement == "probe" and said.flow is None and not said.received:
+            self._failed = True
+        elif said.measurement == "path":
+            self._paths += 1
+            self._reached += said.reached
+        elif not said.measurement and said.state == "failed":
+            self._failed = True
+
+
 @dataclass
 class Job:
     """One question that is being answered, or waits for it.
 
     text: how logs and events call it. about: how the answer begins. heavy: it has a child.
-    failed: whether a line says so of the whole.
+    verdict: what its lines say of the whole.
     """
 
     ask: Ask
@@ -57,7 +95,7 @@ class Job:
     source: Source
     about: dict[str, object]
     heavy: bool
-    failed: Callable[[bytes], bool]
+    verdict: Verdict
     task: asyncio.Task[None] | None = None
     withdrawn: bool = False
 
@@ -72,7 +110,7 @@ def job_for(ask: Ask, reply: Reply, rules: Rules, known: Known, settings: AgentS
     }
     mine = {"agent": settings.agent.id} | ({"site": settings.agent.site} if settings.agent.site else {})
     limit_s = settings.ask.longest.seconds + GRACE_S
-    made = Job(ask, reply, ask.what, _of_lines(()), about, False, lambda _: False)
+    made = Job(ask, reply, ask.what, _of_lines(()), about, False, Verdict())
     if ask.what in asks.NEEDS_TARGET:
         target = rules.target(ask.target)
         made.heavy, made.text = True, f"{ask.what} of {plain(target.name)}"
@@ -82,15 +120,14 @@ def job_for(ask: Ask, reply: Reply, rules: Rules, known: Known, settings: AgentS
         if ask.what == "ping":
             ping = rules.ping(ask, target)
             tags = tags_of(settings, target)
-            made.failed = _nothing_received
             made.source = lambda: _tagged(lines_of(ping, timeout_s=limit_s), tags)
         else:
-            made.source = lambda: known.trace(target, ask)
+            made.source = lambda: _until(known.trace(target, ask), settings.ask.longest)
     elif ask.what == "check":
         if not Path(known.file).is_file():
             raise AskError(f"{rules.name} runs without a settings file: there is nothing to check")
         check = rules.check(known.file)
-        made.heavy, made.failed = True, _found_failed
+        made.heavy = True
         made.source = lambda: lines_of(check, timeout_s=limit_s, secrets=True)
     elif ask.what == "sessions":
         if not settings.host.sessions:
@@ -124,26 +161,16 @@ async def _tagged(lines: AsyncGenerator[bytes, None], tags: Mapping[str, str]) -
                 yield line
 
 
-class _Said(msgspec.Struct):
-    """What is looked for in a line: of `ping`, and of `check`."""
-
-    measurement: str = ""
-    flow: str | int | None = None
-    received: int = 1
-    state: str = ""
-
-
-def _nothing_received(line: bytes) -> bool:
-    said = _said(line)
-    return said.measurement == "probe" and said.flow is None and not said.received
-
-
-def _found_failed(line: bytes) -> bool:
-    return _said(line).state == "failed"
-
-
-def _said(line: bytes) -> _Said:
-    try:
-        return msgspec.json.decode(line, type=_Said)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Said()
+async def _until(lines: AsyncGenerator[bytes, None], longest: Duration) -> AsyncGenerator[bytes, None]:
+    """The same lines. Raises: AskError, after `longest`."""
+    end = asyncio.get_running_loop().time() + longest.seconds
+    async with aclosing(lines):
+        while True:
+            try:
+                async with asyncio.timeout_at(end):
+                    line = await anext(lines)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise AskError(f"it takes longer than {longest} (ask.longest): fewer flows or hops") from None
+            yield line

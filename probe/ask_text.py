@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from probe.columns import columns
 from probe.findings import Finding
 from probe.flow_table import FlowRow, table, verdict
+from probe.paths.records import Hop, Path
 from probe.ping_words import reply, summary
 from probe.telemetry.asks import plain
 from probe.text import duration
+from probe.trace_view import told
 
 Object = Mapping[str, Any]
 _NO_REPLY = {
@@ -82,10 +84,10 @@ class PingText:
 
     def _summary(self, point: Object) -> list[str]:
         if "flow" not in point:
-            # What a point of ours has; another one is not understood.
+            numbers = {name: value for name, value in point.items() if isinstance(value, (int, float))}
             try:
-                return summary(point, self._name).splitlines()
-            except (KeyError, TypeError, ValueError):
+                return summary(numbers, self._name).splitlines()
+            except (KeyError, ValueError, OverflowError):  # not what a point of ours has
                 return [f"--- {self._name}: a summary that is not understood; --json shows it"]
         flow = _text(point, "flow")
         self._rows.append(
@@ -106,6 +108,57 @@ class PingText:
     def end(self) -> list[str]:
         """See `Display`."""
         return ["", *table(self._rows, ""), verdict(self._rows)] if self._rows else []
+
+
+class TraceText:
+    """As `coloprobe trace` prints it, at the end."""
+
+    def __init__(self) -> None:
+        self._hops: dict[str, list[Hop]] = {}
+        self._paths: list[tuple[str, Object]] = []
+
+    def begun(self, about: Object) -> list[str]:
+        """See `Display`."""
+        where = f"{_text(about, 'target')} ({_text(about, 'address')})"
+        port = f" port {about['port']}" if _whole(about, "port") else ""
+        return [f"TRACE {where}{port} from {_text(about, 'agent')}"]
+
+    def line(self, said: Object) -> list[str]:
+        """See `Display`."""
+        flow = _text(said, "flow")
+        if said.get("measurement") == "path":
+            self._paths.append((flow, said))
+        elif said.get("measurement") == "hop" and _text(said, "ttl").isdecimal():
+            address = _text(said, "address")
+            hop = Hop(
+                int(_text(said, "ttl")[:4]),
+                (address,) if address else (),
+                _whole(said, "sent") or 0,
+                _whole(said, "received") or 0,
+                _whole(said, "rtt_ns"),
+                _text(said, "answer"),
+                _whole(said, "mtu"),
+            )
+            self._hops.setdefault(flow, []).append(hop)
+        return []
+
+    def end(self) -> list[str]:
+        """See `Display`."""
+        if not self._paths:
+            return []
+        paths = [
+            Path(
+                number,
+                tuple(self._hops.get(flow, ())),
+                said.get("reached") is True,
+                _text(said, "answer"),
+                _whole(said, "mtu"),
+                _count(said, "mtu_hop"),
+                said.get("mtu_black_hole") is True,
+            )
+            for number, (flow, said) in enumerate(self._paths)
+        ]
+        return told(paths, None, None)
 
 
 class FindingsText:
@@ -160,6 +213,8 @@ def display(what: str, flows: int = 1) -> Display:
     """What shows the answer to such a question."""
     if what == "ping":
         return PingText(flows)
+    if what == "trace":
+        return TraceText()
     if what == "check":
         return FindingsText()
     if what == "links":
@@ -178,6 +233,11 @@ def _text(said: Object, name: str) -> str:
 def _whole(said: Object, name: str) -> int | None:
     value = said.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63 else None
+
+
+def _count(said: Object, name: str) -> int | None:
+    value = _whole(said, name)
+    return value if value is not None and value >= 0 else None
 
 
 def _words(name: str) -> Cell:

@@ -225,16 +225,14 @@ class Answerer:
 
     async def _work(self, job: Job, answer: Answer) -> int:
         """Send all its lines. Returns its status. Raises: ColoprobeError."""
-        failed = False
 
         async def watched() -> AsyncGenerator[bytes, None]:
-            nonlocal failed
             if job.heavy:
                 await self._wait_for_turn(job)
             try:
                 async with aclosing(job.source()) as source:
                     async for line in source:
-                        failed = failed or job.failed(line)
+                        job.verdict.see(line)
                         yield line
             finally:
                 if job.heavy:
@@ -244,9 +242,9 @@ class Answerer:
             try:
                 await answer.send(lines)
             except ChildError:
-                if not failed:  # else its lines say what
+                if not job.verdict.failed:  # else its lines say what
                     raise
-        return int(failed)
+        return int(job.verdict.failed)
 
     async def _wait_for_turn(self, job: Job) -> None:
         try:
