@@ -140,7 +140,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quiet", action="store_true", help="inject nothing: it should say that there is no fault"
     )
-    parser.add_argument("--show", action="store_true", help="print the whole report of each verdict")
+    parser.add_argument("--show", action="store_true", help="print events as they come, and each report")
     parser.add_argument("--record", type=Path, metavar="DIR", help="keep the points of each fault in files")
     parser.add_argument("--keep", action="store_true", help="keep logs, settings and the store")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the result as JSON as well")

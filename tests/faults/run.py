@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tests.faults import recording
 from tests.faults.catalogue import Fault
-from tests.faults.topology import Site
+from tests.faults.topology import SITE, Site
 from tests.system.commands import ROOT, coloprobe
 
 WINDOWS = 3  # the bar: right within so many whole windows
@@ -135,6 +136,7 @@ class Runner:
         self._site, self._tell, self._progress = site, tell, progress
         self._record, self._diagnose, self._show = record, diagnose, show
         self._most = windows
+        self._shown: set[tuple[Any, ...]] = set()
 
     def learn(self, seconds: float = LEARNING_S) -> None:
         """Let the agents learn what is usual."""
@@ -159,6 +161,7 @@ class Runner:
             while (now := time.monotonic()) < limit:
                 for fault in faults:
                     fault.keep(self._site)
+                self._show_events(began_ns)
                 if self._diagnose and now >= asked + _POLL_S:
                     asked = now
                     verdicts = since(self.verdicts(), began_ns)
@@ -178,12 +181,23 @@ class Runner:
             self._windows(began_ns, seconds),
             verdicts=verdicts,
         )
+        self._show_events(began_ns)
         if self._show:
-            self._tell(self.report())
+            self._tell(f"\n{_clock(time.time_ns())}  $ coloprobe diagnose --last {_LAST}\n{self.report()}")
         self._keep(name, began_ns, outcome)
         self._site.look()
         outcome.quiet_s = round(self.settle(), 1)
         return outcome
+
+    def _show_events(self, began_ns: int) -> None:
+        """Those of the agents that have come in since, as a board shows them."""
+        if not self._show:
+            return
+        for one in recording.points(self._site.state, began_ns - _EARLIER_NS, time.time_ns()):
+            key = one["time"], one["measurement"], one.get("kind"), one.get("target"), one["agent"]
+            if one["measurement"] == "event" and one.get("site") == SITE and key not in self._shown:
+                self._shown.add(key)
+                self._tell(f"{_clock(one['time'])}  {one['agent']}  {one['kind']}: {one['text']}")
 
     def settle(self) -> float:
         """Wait until all is as it was. Returns how long that took, s; at most a minute."""
@@ -237,6 +251,11 @@ class Runner:
         began_ns = time.time_ns()
         self.learn(seconds)
         self._keep("quiet", began_ns, Outcome((), "none", True, seconds, 0))
+
+
+def _clock(ns: int) -> str:
+    """UTC to the millisecond."""
+    return f"{datetime.fromtimestamp(ns // _SECOND, UTC):%H:%M:%S}.{ns // 1_000_000 % 1000:03}"
 
 
 def draw_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[tuple[Fault, Fault]]:

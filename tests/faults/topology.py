@@ -32,6 +32,7 @@ from tests.lab.netlab import Lab, Namespace
 from tests.system.commands import coloprobe, wait_for
 
 WINDOW_S = 2.0
+SITE = "LAB"
 PORT = 9001
 STEP_MS = 250
 _DETOUR_NS = 750_000  # each way
@@ -99,7 +100,7 @@ _ROUTER_SYSCTLS = {
 _AGENT = """
 [agent]
 id = "{name}"
-site = "LAB"
+site = "{site}"
 state_dir = "{state}"
 [window]
 length = "{window}ms"
@@ -263,6 +264,7 @@ class Site:
             file.write_text(
                 _AGENT.format(
                     name=name,
+                    site=SITE,
                     state=state,
                     window=int(self.window_s * 1000),
                     timeout=int(self.timeout_s * 1000),
@@ -284,4 +286,4 @@ class Site:
         self.parts[name] = Part(name, self.places[place], argv, self.directory / f"{name}.log")
 
 
-__all__ = ["FAR", "NEAR", "PORT", "WINDOW_S", "Site"]
+__all__ = ["FAR", "NEAR", "PORT", "SITE", "WINDOW_S", "Site"]
