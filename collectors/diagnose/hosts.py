@@ -11,7 +11,6 @@ route      the host sends what goes to a target another way
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from statistics import median
 
@@ -24,7 +23,8 @@ from probe.clock import SECOND
 NEVER_MIND = 2 * SECOND  # that data may take to arrive besides what it usually takes
 MISSED = 3  # batches in a row that did not come
 WAITING = 4  # batches more than usual in the spool
-MANY = 100  # probes skipped
+SOME, MUCH = 0.05, 0.15  # of the probes that were due: skipped, in several readings or in one
+OFTEN = 6  # readings with a stall in a row
 _SAME = 3  # readings: growth within so many belongs together
 _LINK_KINDS = ("carrier", "operstate", "admin", "removed")
 
@@ -54,22 +54,30 @@ def _stalls(facts: Facts, agent: str, columns: Columns) -> Iterator[Trouble]:
     for group in _grouped(sorted(growth), columns.length()):
         stalls, skipped = sum(one[2] for one in group), sum(one[3] for one in group)
         readings = len({one[1] for one in group})
-        if readings < 3 and skipped < MANY:
-            continue  # some tenths of a second, once: that happens everywhere, and harms nothing
-        told = [event.text for event in facts.events_of("host", group[0][0], group[-1][1] + SECOND, agent)]
+        begin, end = group[0][0], group[-1][1]
+        share = skipped / max(1, skipped + _sent(facts, agent, begin, end))
+        # Some tenths of a second, once: that happens everywhere, and harms nothing.
+        if not (share >= MUCH or (share >= SOME and readings > 1) or readings >= OFTEN):
+            continue
+        told = [event.text for event in facts.events_of("host", begin, end + SECOND, agent)]
         why = next((f" ({said})" for said in told if "did not run the agent" in said), "")
         yield Trouble(
             "stall",
             agent,
-            group[0][0],
-            _end(group[-1][1], columns),
-            stalls + skipped / 10,
+            begin,
+            _end(end, columns),
+            share,
             f"{agent} did not run its agent {stalls} times, and {skipped:,} probes were skipped{why}",
             "agent",
             windows=tuple(one[1] for one in group[:MOST_WINDOWS]),
-            # Once is chance; again and again, or for long, is not.
-            weight=min(4.0, readings + math.log2(1 + skipped / MANY)),
+            weight=min(4.0, 25 * share + readings / 2),
         )
+
+
+def _sent(facts: Facts, agent: str, since_ns: int, until_ns: int) -> int:
+    """Probes of an agent in a time."""
+    tracks = (track for track in facts.targets if track.agent == agent)
+    return sum(track.windows.total("sent", track.windows.span(since_ns, until_ns)) for track in tracks)
 
 
 def _counted(agent: str, columns: Columns, name: str, effect: str, words: str) -> Iterator[Trouble]:

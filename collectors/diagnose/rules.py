@@ -177,7 +177,7 @@ RULES: tuple[Rule, ...] = (
     _rule("stalled", "the host did not run the agent", 0, host_stalled=4.5),
     _rule("hidden", "the kernel dropped packets at the agent's full sockets", 0, receive_buffer=7),
     _rule("stepped", "the wall clock was set", 0, clock_step=7),
-    _rule("silence", "nothing comes from an agent, or came late out of its spool", 0, broker_away=5),
+    _rule("silence", "nothing comes from an agent, or came late out of its spool", 0, broker_away=7),
     # -- what paths and sessions say ------------------------------------------------------------------------
     _rule(
         "path-changed",

@@ -26,9 +26,11 @@ from collectors.diagnose.rules import BY_SYMPTOM, CHANCE, MARKS, PRIOR, UNMARKED
 from collectors.diagnose.surroundings import around
 from collectors.diagnose.symptoms import Symptom, alike_tracks, place, seen
 from collectors.diagnose.troubles import Trouble, troubles_of
+from probe.clock import SECOND
 
 MOST_VERDICTS = 12
 MOST_RIVALS = 3
+RECENT_WINDOWS, RECENT_NS = 3, 5 * SECOND  # what was over before that comes last
 SURE = 0.5  # confidence from which on a cause is named
 CERTAIN = 0.99  # and more is nobody's to say
 _MOST_TARGETS = 200  # that a verdict lists
@@ -114,7 +116,9 @@ def diagnose(facts: Facts) -> list[Verdict]:
     found = _verdicts(facts, troubles)
     if not found:
         return [_nothing(facts)]
-    return sorted(found, key=lambda one: one.until_ns is not None)
+    lengths = [track.length for track in facts.targets]
+    recent = facts.now_ns - RECENT_WINDOWS * max(lengths, default=0) - RECENT_NS
+    return sorted(found, key=lambda one: one.until_ns is not None and one.until_ns < recent)
 
 
 def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
