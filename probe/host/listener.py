@@ -20,8 +20,8 @@ from probe.host.table import Change
 
 _BUFFER = 1 << 20  # bytes asked for; without privileges net.core.rmem_max is the most
 _DATAGRAM = 65536
-_AT_ONCE = 8  # datagrams that are taken before others have a turn
-BUDGET = 2_000  # announcements a second that are looked at; of more only the outcome is
+_AT_ONCE, _BYTES = 64, 32_768  # datagrams that are taken before others have a turn, and bytes of them
+BUDGET = 500  # announcements a second that are looked at (some 50 us each); of more only the outcome is
 _REPETITIONS = 3  # of a reading during which the table changed: then it is believed as it is
 PATIENCE = 10 * SECOND  # for a table's next rows
 PAUSE = 2 * SECOND  # between two readings of everything; longer where one takes longer
@@ -110,7 +110,10 @@ class Listener:
         if now - self._second >= SECOND:
             self._second, self._left = now, BUDGET
         self.picture.heed()
+        taken = 0
         for _ in range(_AT_ONCE):
+            if taken > _BYTES:
+                return
             try:
                 data = self._socket.recv(_DATAGRAM)
             except BlockingIOError:
@@ -123,6 +126,7 @@ class Listener:
                 self._drained = False  # until then the kernel drops more of them, and does not say so
                 self._miss(now)
                 continue
+            taken += len(data)
             for message in rtnetlink.messages(data):
                 yield from self._heard(message, now)
 
