@@ -131,8 +131,9 @@ def _paths(case: Case) -> Iterator[Symptom]:
     told = [
         event
         for event in facts.events
+        # What a trace saw before it began was not the reason for it.
         if event.kind == "path"
-        and case.begin_ns - case.slack <= event.time_ns <= case.until_ns + case.slack
+        and case.begin_ns <= event.time_ns <= case.until_ns + case.slack
         and any(event.agent == track.agent and event.target == track.target for track in case.hits)
     ]
     if changed:

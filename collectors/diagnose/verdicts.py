@@ -201,7 +201,17 @@ def _explain(index: Index, best: Weighed) -> None:
             if one.effect in case.cause.own and one.overlaps(case.begin_ns - case.slack, case.until_ns):
                 index.explained.add(one)
     for one in list(best.explains):
-        if one.track is None or one.track.flow:
+        if one.track is None:
+            continue
+        # What changes may lose some packets in the moment when it changes.
+        index.explained.update(
+            other
+            for other in index.of(one.track)
+            if abs(other.begin_ns - one.begin_ns) <= case.slack
+            and other.end_ns is not None
+            and other.end_ns - other.begin_ns <= case.slack
+        )
+        if one.track.flow:
             continue
         family = next(family for family in FAMILIES if one.effect in family)
         for part in index.facts.flows.get((one.track.agent, one.track.target), ()):
