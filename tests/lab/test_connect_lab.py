@@ -160,13 +160,13 @@ def test_every_kind_of_port_is_what_it_is(pair: Pair, connector: Opener, version
     before = descriptors()
     with accepting(far, version, OPEN, lambda _: None) as accepted, Capture(near) as capture:
         it = connector(near, version, [(target, port) for port in PORTS])
-        it.run(600)
+        it.run(240)
         it.finish()
         it.close()
     sent = dict.fromkeys(PORTS, 0)
     for segment in probes_of(segments(capture.packets)):
         sent[segment.destination] += 1
-    assert sum(sent.values()) == it.total("sent") >= 600
+    assert sum(sent.values()) == it.total("sent") >= 240
     nothing = {"received": 0, "closed": 0, "lost": 0, "errors": 0, "duplicates": 0, "unstamped": 0}
     for flow, (port, expected) in enumerate(
         {
@@ -199,7 +199,7 @@ def test_rtts_are_those_of_a_capture(pair: Pair, connector: Opener, version: int
     target = address_of(far, version)
     with accepting(far, version, OPEN, lambda _: None), Capture(near, quiet=True) as capture:
         it = connector(near, version, [(target, OPEN), (target, SHUT)], interval=10 * MILLISECOND)
-        it.run(400)
+        it.run(200)
         it.finish()
     for flow, port in enumerate((OPEN, SHUT)):
         found = segments(capture.packets)
@@ -214,7 +214,7 @@ def test_rtts_are_those_of_a_capture(pair: Pair, connector: Opener, version: int
             if syn.destination == port
         ]
         rtts = it.rtts(flow, stamped=port == OPEN)
-        assert len(rtts) == len(truth) > 150
+        assert len(rtts) == len(truth) > 75
         off = [rtt - true for rtt, true in zip(rtts, truth, strict=True)]
         if port == OPEN:
             assert abs(median(off)) < 20_000
@@ -243,7 +243,7 @@ def test_what_a_server_does_with_a_connection_changes_nothing(pair: Pair, connec
         it = connector(
             near, 4, [(far.ipv4, port) for port in (OPEN, SHUT, DROPPED, RESET)], interval=100 * MILLISECOND
         )
-        it.run(80)
+        it.run(40)
         it.finish()
     for flow, came in enumerate((greeted, was_reset, shut)):
         counts = it.counts(flow)
@@ -255,52 +255,62 @@ def test_what_a_server_does_with_a_connection_changes_nothing(pair: Pair, connec
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("what", ["syn", "answer", "reset"])
 def test_loss_is_told_probe_by_probe_also_where_a_reset_was_lost(
-    pair: Pair, connector: Opener, version: int, what: str
+    pair: Pair, connector: Opener, version: int
 ) -> None:
+    """Of one port its SYNs are lost, of another the answers to them, of a third what resets connections."""
     near, far = pair
+    syn, answer, reset = ports = 7100, 7101, 7102
     flags = "tcp flags & (syn|ack|rst)"
-    hook, matches = {
-        "syn": ("input", f"tcp dport {OPEN} {flags} == syn"),
-        "answer": ("output", f"tcp sport {OPEN} {flags} == (syn|ack)"),
-        "reset": ("input", f"tcp dport {OPEN} tcp flags & rst == rst"),
-    }[what]
-    with listen(far, version, OPEN, backlog=4096), Capture(near) as capture:
-        rule = far.rule("drop", every=5, hook=hook, matches=[matches])
+    matching = {
+        syn: ("input", f"tcp dport {syn} {flags} == syn"),
+        answer: ("output", f"tcp sport {answer} {flags} == (syn|ack)"),
+        reset: ("input", f"tcp dport {reset} tcp flags & rst == rst"),
+    }
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(listen(far, version, port, backlog=4096))
+        capture = stack.enter_context(Capture(near))
+        rules = {
+            port: far.rule("drop", every=5, hook=hook, matches=[matches])
+            for port, (hook, matches) in matching.items()
+        }
         # Longer than the time-out apart: each has its lane's port to itself.
         it = connector(
             near,
             version,
-            [(address_of(far, version), OPEN)],
-            interval=80 * MILLISECOND,
-            timeout=60 * MILLISECOND,
+            [(address_of(far, version), port) for port in ports],
+            interval=100 * MILLISECOND,
+            timeout=40 * MILLISECOND,
         )
-        it.run(50)
+        it.run(3 * 45)
         it.finish()
-    found, counts = segments(capture.packets), it.counts(0)
-    assert counts["sent"] == len(probes_of(found)) >= 50
-    assert len({segment.source for segment in syns(found)}) == 1
-    assert rule.counts().hit >= 8
-    if what == "reset":  # the far end has an old connection then, and says so; the kernel then begins anew
-        assert counts["lost"] == 0
-        assert 0 < counts["unstamped"] <= rule.counts().hit
-    else:
-        answered = {
-            segment.acknowledgment
-            for segment in found
-            if not segment.outgoing and segment.flags & (SYN | ACK) == SYN | ACK
-        }
-        lost = [syn for syn in probes_of(found) if (syn.sequence + 1) & 0xFFFFFFFF not in answered]
-        assert counts["lost"] == len(lost) > 5
-    assert counts["errors"] == counts["closed"] == 0
+    for flow, port in enumerate(ports):
+        found = [s for s in segments(capture.packets) if port in (s.source, s.destination)]
+        counts = it.counts(flow)
+        assert counts["sent"] == len(probes_of(found)) >= 44
+        assert len({segment.source for segment in syns(found)}) == 1
+        assert rules[port].counts().hit >= 8
+        if port == reset:
+            # The far end has an old connection then, and says so; the kernel then begins anew.
+            assert counts["lost"] == 0
+            assert 0 < counts["unstamped"] <= rules[port].counts().hit
+        else:
+            answered = {
+                segment.acknowledgment
+                for segment in found
+                if not segment.outgoing and segment.flags & (SYN | ACK) == SYN | ACK
+            }
+            lost = [probe for probe in probes_of(found) if (probe.sequence + 1) & 0xFFFFFFFF not in answered]
+            assert counts["lost"] == len(lost) > 5
+        assert counts["errors"] == counts["closed"] == 0
 
 
 def test_an_answer_to_a_repeated_syn_is_no_answer_to_the_probe(pair: Pair, connector: Opener) -> None:
     near, far = pair
     with listen(far, 4, OPEN), Capture(near) as capture:
         far.rule("drop", every=2, matches=[f"tcp dport {OPEN} tcp flags & (syn|ack|rst) == syn"])
-        it = connector(near, 4, [(far.ipv4, OPEN)], interval=SECOND // 5, timeout=3 * SECOND)
+        it = connector(near, 4, [(far.ipv4, OPEN)], interval=SECOND // 10, timeout=3 * SECOND // 2)
         it.run(20)
         it.finish()
     found = segments(capture.packets)
@@ -320,8 +330,8 @@ def test_an_answer_to_a_repeated_syn_is_no_answer_to_the_probe(pair: Pair, conne
     assert it.total("late") == 0
 
 
-# Shorter, and longer, than the three seconds after which this host gives up asking for a neighbour.
-@pytest.mark.parametrize("timeout", [300 * MILLISECOND, 4 * SECOND])
+# Shorter, and longer, than the 900 ms after which this host gives up asking for a neighbour here.
+@pytest.mark.parametrize("timeout", [300 * MILLISECOND, 1200 * MILLISECOND])
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_this_host_refuses_or_cannot_deliver_is_no_loss(
     lab: Lab, connector: Opener, version: int, timeout: int
@@ -330,12 +340,13 @@ def test_what_this_host_refuses_or_cannot_deliver_is_no_loss(
     absent = "10.99.0.77" if version == 4 else "fd99::77"
     barred = "10.98.0.1" if version == 4 else "fd98::1"
     near.run(["ip", f"-{version}", "route", "add", "prohibit", barred])
+    near.sysctl(f"net.ipv{version}.neigh.{near.interface}.retrans_time_ms", "300")
     with listen(far, version, OPEN, backlog=4096):
         it = connector(
             near,
             version,
             [(address_of(far, version), OPEN), (absent, OPEN), (barred, OPEN)],
-            interval=100 * MILLISECOND,
+            interval=50 * MILLISECOND,
             timeout=timeout,
         )
         it.run(120)
@@ -396,14 +407,14 @@ def test_bursts_and_quick_flows_leave_from_other_ports_and_lose_nothing(
     near, far = pair
     with accepting(far, 4, OPEN, lambda _: None) as accepted:
         it = connector(near, 4, [(far.ipv4, OPEN)], lanes=2, burst=4, interval=50 * MILLISECOND)
-        it.run(400)
+        it.run(200)
         it.finish()
         it.close()
     for flow in range(2):
         counts = it.counts(flow)
-        assert counts["sent"] == counts["received"] == 200
+        assert counts["sent"] == counts["received"] == 100
         assert counts["unstamped"] == 0
-    assert len(accepted) == 400
+    assert len(accepted) == 200
 
 
 @pytest.mark.emulator
@@ -411,7 +422,7 @@ def test_an_answer_behind_the_timeout_is_late(lab: Lab, connector: Opener) -> No
     link = lab.emulated(Impairments(Constant(35 * MILLISECOND)), Impairments(Constant(35 * MILLISECOND)))
     with listen(link.far, 4, OPEN):
         it = connector(
-            link.near, 4, [(link.far.ipv4, OPEN)], interval=200 * MILLISECOND, timeout=50 * MILLISECOND
+            link.near, 4, [(link.far.ipv4, OPEN)], interval=120 * MILLISECOND, timeout=50 * MILLISECOND
         )
         it.run(20)
         it.finish()
@@ -430,7 +441,7 @@ def test_over_a_lossy_slow_link_counts_are_those_of_the_wire(lab: Lab, connector
             link.near,
             4,
             [(link.far.ipv4, OPEN)],
-            lanes=4,
+            lanes=8,
             interval=150 * MILLISECOND,
             timeout=100 * MILLISECOND,
         )
@@ -468,11 +479,11 @@ def test_hundreds_of_targets_and_no_descriptor_left_behind(pair: Pair, connector
         targets = [(f"10.61.{n // 200}.{n % 200 + 1}", OPEN) for n in range(500)]
         # Nobody accepts: the queue of connections has to be emptied by their resets.
         it = connector(near, 4, targets, interval=SECOND // 2)
-        it.run(2500)
+        it.run(1500)
         it.finish()
         most = descriptors()
         it.close()
-    assert it.total("sent") == it.total("received") >= 2500
+    assert it.total("sent") == it.total("received") >= 1500
     assert it.total("unstamped") == 0
     assert most < before + 1100  # of the probes of half a second or a block
     assert descriptors() < before  # the server's own is gone, too

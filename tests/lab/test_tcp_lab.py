@@ -300,25 +300,30 @@ def test_duplicates_and_losses_are_those_of_the_link(lab: Lab, prober: Opener, v
     link = lab.emulated(Impairments(), backward)
     target = address_of(link.far, version)
     with Capture(link.near) as capture, listen(link.far, version, OPEN) as server:
-        # So long that an emulator on a busy machine makes no answer late.
-        patience = {"interval": 50 * MILLISECOND, "timeout": 1000 * MILLISECOND}
-        it = prober(link.near, version, [(target, OPEN), (target, SHUT)], **patience)
+        # So long that an emulator on a busy machine makes no answer late, nor as late as the next probe.
+        patience = {"interval": 120 * MILLISECOND, "timeout": 900 * MILLISECOND}
+        it = prober(link.near, version, [(target, OPEN), (target, SHUT)], lanes=5, **patience)
         it.run(140)
         it.finish()
         assert nobody_connected(server)
         wait_for(lambda: link.traffic()[1].in_flight == 0, "an empty link")
     answers: dict[int, list[int]] = {}  # flags, by the probe
-    last: dict[int, int] = {}  # probe to each port
+    last: dict[tuple[int, int], int] = {}  # probe of each flow: its source port, and where it went
+    left: dict[int, int] = {}  # when each did
     for segment in segments(capture.packets):
         if segment.outgoing and segment.flags == SYN:
-            last[segment.destination] = segment.sequence
-            answers[segment.sequence] = []
+            last[segment.source, segment.destination] = segment.sequence
+            answers[segment.sequence], left[segment.sequence] = [], segment.time_ns
         elif not segment.outgoing and segment.flags == ACK:
             # Where SYN/ACK was lost, the target answers the next SYN so, and acknowledges that one.
-            assert segment.acknowledgment != (last[segment.source] + 1) % (1 << 32)
-            answers[last[segment.source]].append(segment.flags)
+            latest = last[segment.destination, segment.source]
+            assert segment.acknowledgment != (latest + 1) % (1 << 32)
+            answers[latest].append(segment.flags)
         elif not segment.outgoing:
-            answers[(segment.acknowledgment - 1) % (1 << 32)].append(segment.flags)
+            probe = (segment.acknowledgment - 1) % (1 << 32)
+            # Where no SYN follows the lost answer, the target gives it again, after a second.
+            if segment.time_ns - left[probe] < it.timeout:
+                answers[probe].append(segment.flags)
     answered = [flags for flags in answers.values() if flags]
     assert it.total("sent") == len(answers)
     assert it.total("received") == len(answered)
@@ -425,12 +430,12 @@ def test_bursts_lose_nothing(lab: Lab, prober: Opener, version: int) -> None:
             burst=8,
             spread=True,
         )
-        it.run(160)
+        it.run(96)
         it.finish()
         assert nobody_connected(server)
     opened = it.total("sent", 0) + it.total("sent", 1)
     assert it.total("received") == it.total("sent") == it.channel.ledger.head
-    assert it.total("closed") == it.total("sent") - opened > 70
+    assert it.total("closed") == it.total("sent") - opened > 40
     assert it.foreign == it.total("errors") == it.total("duplicates") == 0
     # A port a probe of a burst, and another eight for the other flow to the same destination.
     sent = syns(segments(capture.packets))
@@ -450,11 +455,11 @@ def test_probes_that_overtake_the_last_ones_reset_lose_nothing(
     with listen(link.far, version, OPEN) as server:
         target = address_of(link.far, version), OPEN
         it = prober(link.near, version, [target], interval=10 * MILLISECOND, spread=True, timeout=10**9)
-        it.run(200)
+        it.run(120)
         it.finish()
         assert nobody_connected(server)
     counted = it.counts(0)
-    assert counted["received"] == counted["sent"] >= 190
+    assert counted["received"] == counted["sent"] >= 110
     assert counted["closed"] == it.foreign == counted["duplicates"] == counted["errors"] == 0
     assert len(it.socket.ports) == 35
 
@@ -518,13 +523,13 @@ def test_a_stateful_firewall_of_this_host_takes_probes_for_connections(
     target = address_of(far, version)
     with listen(far, version, OPEN):
         it = prober(near, version, [(target, port) for port in (OPEN, SHUT, DROPPED)])
-        it.run(300)
+        it.run(150)
         it.finish()
     opened, shut, silent = (it.counts(flow) for flow in range(3))
-    assert opened["received"] == opened["sent"] >= 90
-    assert shut["closed"] == shut["sent"] >= 90
+    assert opened["received"] == opened["sent"] >= 45
+    assert shut["closed"] == shut["sent"] >= 45
     # A SYN that nobody answered is followed by others of the same ports: all of them leave.
-    assert silent["lost"] == silent["sent"] == dropped.counts().hit >= 90
+    assert silent["lost"] == silent["sent"] == dropped.counts().hit >= 45
     assert it.total("errors") == it.foreign == 0
 
 
