@@ -117,6 +117,24 @@ def longest_runs(row: Ints, lost: Mask, rows: int) -> Ints:
     return out
 
 
+def edge_runs(row: Ints, lost: Mask, sent: Ints) -> tuple[Ints, Ints]:
+    """Lost probes in a row at the beginning and at the end of each row, of `sent` probes each."""
+    if not lost.any():
+        return np.zeros(len(sent), np.int64), np.zeros(len(sent), np.int64)
+    # A row in which nothing came is one run, which is both.
+    first, last = sent.copy(), sent.copy()
+    begin = np.cumsum(sent) - sent
+    came = np.flatnonzero(~lost)
+    if not len(came):
+        return first, last
+    places = np.flatnonzero(np.append(True, row[came][1:] != row[came][:-1]))
+    rows = row[came[places]]
+    first[rows] = came[places] - begin[rows]
+    ends = np.append(places[1:], len(came)) - 1
+    last[rows] = begin[rows] + sent[rows] - 1 - came[ends]
+    return first, last
+
+
 def reordered(row: Ints, rx: Ints, answered: Mask) -> Mask:
     """RFC 4737 section 3.3: a reply is reordered when the reply to a later probe of its row arrived before
     it."""

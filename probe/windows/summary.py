@@ -7,7 +7,7 @@ defines each field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -36,7 +36,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Summaries:
     """The statistics of one window, a row a flow, and after them a row a group of flows. Every array has
-    shape (rows,).
+    shape (rows,), where nothing else is said.
 
     `values` holds the fields of the measurement `probe` but `loss`; `timed`, `steps`, `pairs` and `present`
     say where the RTT, the jitter, the IPDV and the OPTIONAL fields have a value: a flow with nothing received
@@ -52,6 +52,10 @@ class Summaries:
     present: dict[str, Mask]  # by the keys of OPTIONAL; one that is not there is of no row
     rtt_flow: NDArray[np.int32]  # for the histogram: the flow of each received probe, shape (received,)
     rtt: Ints  # ... and its RTT in ns
+    # Consecutive probes lost at the window's beginning and at its end, shape (flows,): with these, a run can
+    # be followed into the next window.
+    lost_first: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    lost_last: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class _Columns:
@@ -152,6 +156,7 @@ def summarise(cut: Cut, flows: int, timeout: int, layout: Layout = ORDINARY) -> 
     rtt = outcomes.rtt[order]
     rx = samples.rx[order]
     sent, got = count(left), count(received)
+    lost_first, lost_last = statistics.edge_runs(flow[left], ~received[left], sent)
     columns.sums(
         sent=sent,
         received=got,
@@ -214,6 +219,8 @@ def summarise(cut: Cut, flows: int, timeout: int, layout: Layout = ORDINARY) -> 
         columns.present,
         rtt_flow.astype(np.int32),
         rtts,
+        lost_first,
+        lost_last,
     )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from probe.engine.samples import ERROR, LOCAL, REFUSED, SENT, SKIPPED
 from probe.telemetry.points import probe_fields
+from probe.windows.statistics import edge_runs
 from probe.windows.summary import summarise
 from tests.unit.probe.repeatable import repeatable
 from tests.unit.probe.windows.by_hand import answered, measured, one_flow
@@ -224,3 +228,16 @@ def test_send_lag_is_the_largest_of_those_that_left() -> None:
         replace(a, due=a.sent - 7), replace(b, due=b.sent - 3), replace(c, due=c.sent - 90, state=REFUSED)
     )
     assert measured(window, TIMEOUT)["send_lag_max_ns"] == 7
+
+
+def test_runs_of_losses_at_both_ends_of_a_window() -> None:
+    dice = random.Random(6)
+    for _ in range(300):
+        rows = [
+            [dice.random() < dice.choice((0.1, 0.9)) for _ in range(dice.randint(0, 6))] for _ in range(5)
+        ]
+        row = np.array([number for number, lost in enumerate(rows) for _ in lost], np.int64)
+        lost = np.array([one for each in rows for one in each], np.bool_)
+        first, last = edge_runs(row, lost, np.array([len(each) for each in rows], np.int64))
+        for found, each in ((first, rows), (last, [one[::-1] for one in rows])):
+            assert found.tolist() == [len(list(itertools.takewhile(bool, one))) for one in each]
