@@ -24,6 +24,7 @@ from probe import __version__
 from probe.about import about
 from probe.bindings import keep_bindings
 from probe.clock import SECOND, Clock, SystemClock
+from probe.detecting import Detecting
 from probe.engine.engine import Notice
 from probe.engine.samples import Cut
 from probe.errors import ColoprobeError, SettingsError, SpoolError
@@ -77,6 +78,7 @@ class Agent:
         self._clock = clock or SystemClock()
         tags = {"agent": settings.agent.id, "site": settings.agent.site}
         self._teller = Teller(tags, self._clock, self._store_soon)
+        self._detecting = Detecting(self._teller, lambda call: self._loop.call_soon_threadsafe(call))
         self._runs: list[_Run] = []  # the last one is the current one, those before it are ending
         self._changing = asyncio.Lock()  # one change of the settings at a time
         # What makes lines, and how many probes it holds.
@@ -151,7 +153,7 @@ class Agent:
         measurement = build(settings, self._clock, on_cut, self._on_notice, known)
         if self._stop is not None and self._stop.is_set():
             measurement.close()  # perhaps nobody waits for it any more
-        reporter = Reporter(measurement, int(settings.window.histogram), int(settings.window.timeout))
+        reporter = self._detecting.reporter(settings, measurement)
         return _Run(measurement, reporter)
 
     def _tell_unmeasured(self, measurement: Measurement) -> None:

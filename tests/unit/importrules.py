@@ -18,6 +18,7 @@ STAGES = {
     "probe.sockets": ("probe.packets",),
     "probe.engine": ("probe.packets", "probe.sockets", "probe.host.processors"),
     "probe.windows": ("probe.engine.samples",),
+    "probe.detect": ("probe.windows", "probe.text"),
     "probe.telemetry": ("probe.windows",),
     "probe.host": (),
     # A process of its own, beside the flow: it opens sockets as others do.
@@ -29,6 +30,7 @@ COMMON = ("probe.errors", "probe.clock", "probe.units", "probe.settings")
 PURE = (
     "probe.packets",
     "probe.windows",
+    "probe.detect",
     "probe.telemetry.lines",
     "probe.telemetry.schema",
     "probe.telemetry.topics",

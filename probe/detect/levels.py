@@ -1,0 +1,171 @@
+"""One number a flow and window in, the windows in which its level changed out: each flow against its own
+history, robustly.
+
+A two-sided CUSUM (E. S. Page, Continuous inspection schemes, Biometrika 41, 1954) for a change by a given
+step: with the allowance k = step / 2, which is the best for that step, and the scatter besides, it adds up
+how far each window lies beyond k from the usual level, and tells a change when the sum is large enough. So
+what is clear is told after one full window, and what is doubtful only after several; what wanders by less
+than half a step adds up to nothing.
+
+- The usual level is the median of the last `HISTORY` windows, its scatter 1.4826 times their median absolute
+  deviation (F. R. Hampel, The influence curve and its role in robust estimation, JASA 69, 1974). Windows
+  with heavy tails, of which a few are far off, hide behind a MAD; therefore the scatter is at least half of
+  the second largest deviation (of a normal distribution that is the same), and goes down slowly.
+- A window counts with at most `clip` steps (P. J. Huber, Robust estimation of a location parameter, Annals of
+  Mathematical Statistics 35, 1964), and with less where it has fewer probes than usual.
+- After a change the history is moved to the new level, so its scatter is known at once, and the next change
+  is found as soon as the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.detect.rows import Floats, Ints, Mask, Rows
+
+HISTORY = 32  # windows
+_LATELY = 8  # the usual level is worked out anew every so many windows, of an eighth of the flows each
+_SURE = 5.0  # times the scatter: the least sum that is told
+_DECAY = 0.85  # of the scatter, each time it is worked out anew
+_YOUNG = 8.0  # with n windows of history the scatter is taken 1 + 8 / n times
+_NORMAL = 1.4826
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a level counts as changed.
+
+    clip: steps a window counts with at most. least: the sum, in steps, without which nothing is told.
+    learn: windows before anything is told. windows, probes: of those that prove it, at least.
+    """
+
+    clip: float
+    least: float
+    learn: int
+    windows: int
+    probes: int
+
+
+class Levels(Rows):
+    """The levels of flows. Arrays of shape (rows,); a step is in the unit of the level itself."""
+
+    def __init__(self, rows: int, rule: Rule) -> None:
+        super().__init__(rows)
+        self.rule = rule
+        self.base = np.full(rows, np.nan)  # the usual level
+        self.scatter = np.zeros(rows)
+        self.known = np.zeros(rows, np.int64)  # windows of history, at most HISTORY
+        self.since = np.zeros(
+            (rows, 2), np.int64, order="F"
+        )  # start of the first window that goes up, or down
+        self._ring = np.full((rows, HISTORY), np.nan)
+        self._at = np.zeros(rows, np.int64)
+        self._sum = np.zeros((rows, 2), order="F")  # up, down
+        self._run = np.zeros((rows, 2), np.int64, order="F")  # windows since the sum left 0
+        self._probes = np.zeros((rows, 2), np.int64, order="F")  # ... and their probes
+        self._usual = np.zeros(rows)  # probes a window
+        self._before = np.zeros(
+            (rows, 2), np.int64
+        )  # start of the window before, where it went there a little
+        self._turn = 0
+
+    @property
+    def learnt(self) -> Mask:
+        """Of which flows enough is known."""
+        return self.known >= self.rule.learn
+
+    @property
+    def moving(self) -> Mask:
+        """Where something adds up."""
+        return np.asarray((self._run > 0).any(axis=1))
+
+    def update(
+        self, level: Floats, probes: Ints, up: Floats, down: Floats, start_ns: int, sound: Mask
+    ) -> Ints:
+        """A window of every flow. Returns 1 where the level went up, -1 where it went down, else 0.
+
+        level: of the window; `probes`: how many it is made of; 0: there is none.
+        up, down: the steps to be found. sound: whether to heed the window at all.
+        Whoever is told of a change calls `move` with these rows.
+        """
+        rule = self.rule
+        heed = sound & (probes > 0)
+        judged = heed & self.learnt
+        self._usual += heed * (probes - self._usual) / np.minimum(self._at + 1.0, 16.0)
+        weight = np.minimum(1.0, probes / np.maximum(self._usual, 1.0))
+        surely = _SURE * self.scatter * (1 + _YOUNG / np.maximum(self.known, 1))
+        changed = np.zeros(self.rows, np.int64)
+        off = np.where(judged, level - self.base, 0.0)
+        for side, (step, sign) in enumerate(((up, 1), (down, -1))):
+            far = np.clip(sign * off, -rule.clip * step, rule.clip * step)
+            total = self._sum[:, side]
+            more = np.maximum(total + weight * (far - step / 2 - self.scatter), 0.0)
+            # A window into whose end the change fell lies between both levels.
+            little = sign * off > np.maximum(0.2 * step, 2 * self.scatter)
+            # Nearly every flow lies at its level, and nothing has to be done.
+            some = np.flatnonzero(judged & (little | (total > 0) | (more > 0) | (self._before[:, side] > 0)))
+            if not len(some):
+                continue
+            growing = more[some] > 0
+            run, before = self._run[some, side], self._before[some, side]
+            first = np.where(before > 0, before, start_ns)
+            self.since[some, side] = np.where(growing & (run == 0), first, self.since[some, side])
+            self._before[some, side] = np.where(~growing & little[some], start_ns, 0)
+            self._run[some, side] = run = (run + 1) * growing
+            self._probes[some, side] = proof = (self._probes[some, side] + probes[some]) * growing
+            self._sum[some, side] = more[some]
+            told = growing & (run >= rule.windows) & (proof >= rule.probes) & (far > step / 2)[some]
+            told &= more[some] >= np.maximum(rule.least * step, surely)[some]
+            changed[some[told]] = sign
+        self._remember(level, heed)
+        return changed
+
+    def move(self, which: Ints, level: Floats) -> None:
+        """The levels of these rows are now these: their history moves along."""
+        ring, base = self._ring[which], self.base[which][:, None]
+        # What lay on the new level, or between both, says nothing of the scatter.
+        age = (self._at[which][:, None] - 1 - np.arange(HISTORY)) % HISTORY
+        mixed = (age <= self._run[which].max(axis=1)[:, None]) & ~np.isnan(ring)
+        self._ring[which] = np.where(mixed, base, ring) + (level[:, None] - base)
+        self.base[which] = level
+        self.rest(which)
+
+    def rest(self, which: Ints | slice) -> None:
+        """Forget what has added up so far, as after a gap."""
+        for state in (self._sum, self._run, self._probes, self._before):
+            state[which] = 0
+
+    def _remember(self, level: Floats, heed: Mask) -> None:
+        rows = np.flatnonzero(heed)
+        self._ring[rows, self._at[rows] % HISTORY] = level[rows]
+        self._at[rows] += 1
+        self.known[rows] = np.minimum(self.known[rows] + 1, HISTORY)
+        # All of what is little known is always worked out, of the rest some in each window.
+        self._turn += 1
+        due = np.zeros(self.rows, np.bool_)
+        due[self._turn % _LATELY :: _LATELY] = True
+        which = due | (self.known <= 16)
+        which &= heed
+        rows = np.flatnonzero(which)
+        # While something adds up it is not known yet whether that is noise: if not, it is no part of it.
+        rows = rows[((self._run[rows] == 0) | (self._run[rows] >= HISTORY)).all(axis=1)]
+        if not len(rows):
+            return
+        ring, known = self._ring[rows], self.known[rows]
+        each = np.arange(len(rows))
+        base = _medians(ring, known)
+        away = np.sort(np.abs(ring - base[:, None]), axis=1)  # NaN last
+        deviation = away[each, (known - 1) // 2] * _NORMAL
+        largest = away[each, np.maximum(known - np.where(known >= 16, 2, 1), 0)] / 2
+        faded = self.scatter[rows] * np.where(due[rows], _DECAY, 1.0)
+        self.base[rows] = base
+        self.scatter[rows] = np.maximum(np.maximum(deviation, largest), faded)
+
+
+def _medians(ring: Floats, known: Ints) -> Floats:
+    ordered = np.sort(ring, axis=1)
+    each = np.arange(len(ring))
+    low, high = ordered[each, (known - 1) // 2], ordered[each, known // 2]
+    return np.asarray((low + high) / 2)
