@@ -6,7 +6,8 @@ much of the rule's weight it has. What hosts and paths say is in `collectors.dia
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,7 +17,7 @@ from collectors.diagnose.facts import Track
 from collectors.diagnose.naming import is_large
 from collectors.diagnose.troubles import MOST_WINDOWS, Trouble
 
-SPLIT = 8.0  # lost probes that the clean flows would have, were they as bad as the others
+SPLIT = 5.0  # -ln of the probability that so many flows lose nothing by chance
 ALIKE = 0.15  # of a shift: shifts that differ by less are equal
 ONE_WAY = 0.8  # of a loss or shift in one direction: it is in that one
 _NAMES = 4  # of targets that a sentence lists
@@ -31,9 +32,6 @@ class Symptom:
     measurement: str = "probe"
     windows: tuple[int, ...] = ()
     factor: float = 1.0
-
-
-Look = Callable[[Case], Iterator[Symptom]]
 
 
 def seen(case: Case) -> Iterator[Symptom]:
@@ -156,11 +154,7 @@ def flows(case: Case) -> Iterator[Symptom]:
         if all(one.effect == "slow" for one in bad):
             clean = [part for part in rest if case.stand(part) == "clean"]
         else:
-            rate = min(one.size for one in bad)
-            clean = [part for part in rest if not _during(case, part, "lost")]
-            sent = sum(_during(case, part, "sent") for part in clean)
-            if sent * rate < SPLIT:
-                clean = []
+            clean = _lossless(case, parts)
         if clean:
             names = ", ".join(sorted({one.track.flow for one in bad if one.track is not None}, key=_number))
             words = f"of {len(parts)} flows of {track} only {names} are hit; {len(clean)} are clean"
@@ -173,6 +167,20 @@ def flows(case: Case) -> Iterator[Symptom]:
         yield Symptom("flows-split", f"{words} ({worst.text}){more}", windows=worst.windows)
     elif alike:
         yield Symptom("flows-alike", f"all flows of {_listed(alike)} fare alike")
+
+
+def _lossless(case: Case, parts: Sequence[Track]) -> list[Track]:
+    """The flows that lost nothing, where that is no chance.
+
+    Were all alike, k of n flows with s probes would lose none with probability C(n, k) e^(-s rate), the rate
+    being that of all together.
+    """
+    sent = [_during(case, part, "sent") for part in parts]
+    lost = [_during(case, part, "lost") for part in parts]
+    clean = [n for n in range(len(parts)) if not lost[n] and sent[n]]
+    rate = sum(lost) / max(1, sum(sent))
+    unlikely = rate * sum(sent[n] for n in clean) - math.log(math.comb(len(parts), len(clean)))
+    return [parts[n] for n in clean] if unlikely >= SPLIT else []
 
 
 def alike_tracks(case: Case) -> list[Track]:
