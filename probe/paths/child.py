@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from probe.errors import ColoprobeError, MissingPartError, SocketError
 from probe.paths import identity, mtu
@@ -272,7 +273,8 @@ class Tracer:
         return {ask: self._outcomes.get(ask, mtu.Outcome()) for ask in asked}
 
     def _heard_of_size(self, reply: Reply) -> None:
-        ask = self._tried[reply.number]
+        ask = self._tried.pop(reply.number)
+        self._answered += 1
         if reply.what != TOO_BIG:
             self._outcomes[ask] = mtu.Outcome(passed=True)
         elif ask not in self._outcomes:
@@ -294,9 +296,9 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     try:
         request = decode_request(sys.stdin.buffer.read(_STDIN))
-        wire = Wire(request, identity.flows(request.seed, request.flows))
-        drop_everything()
-        Tracer(request, wire).run()
+        with closing(Wire(request, identity.flows(request.seed, request.flows))) as wire:
+            drop_everything()
+            Tracer(request, wire).run()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ColoprobeError as problem:

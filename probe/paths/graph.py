@@ -46,14 +46,14 @@ def lines(paths: Sequence[Path], *, mtu: int | None = None) -> list[str]:
             which = " ".join(map(str, row.flows))
             made.append(f"  {'|   ' * (row.depth - 1)}|-- flow{'s' * (len(row.flows) > 1)} {which}")
             continue
-        text, before = _said(row.hop, before)
+        text, before = _said(row.hop, before, 28 - 4 * row.depth)
         made.append(f"  {bars}{row.hop.ttl:>2}  {text}")
     return made
 
 
-def _said(hop: Hop, before: int | None) -> tuple[str, int | None]:
+def _said(hop: Hop, before: int | None, width: int) -> tuple[str, int | None]:
     who = ", ".join(hop.addresses) or "*"
-    told = [f"{who:<28}"]
+    told = [f"{who:<{max(width, 1)}}"]
     told.append(f"{hop.rtt_ns / _MILLISECOND:9.3f} ms" if hop.rtt_ns is not None else " " * 12)
     if hop.addresses and hop.received < hop.sent:
         told.append(
@@ -144,13 +144,13 @@ def _borrowed(flows: Flows) -> Flows:
                 for n, other in flows.items()
                 if n != name and at < len(other) and other[at].addresses and _fits(hops, other, at)
             ]
-            whole = {_key(other) for other in others}
-            if not hop.addresses and len(whole) == 1:
+            if not hop.addresses and len({_key(other) for other in others}) == 1:
                 filled[at] = _with(hop, others[0].addresses)
-            elif hop.addresses and others:
-                more = dict.fromkeys([*hop.addresses, *(a for o in others for a in o.addresses)])
-                if any(set(hop.addresses) & set(other.addresses) for other in others):
-                    filled[at] = _with(hop, tuple(more))
+            # A router that answers from several addresses need not have shown them all to this flow.
+            same = [other for other in others if set(hop.addresses) & set(other.addresses)]
+            if same:
+                more = dict.fromkeys([*hop.addresses, *(a for other in same for a in other.addresses)])
+                filled[at] = _with(hop, tuple(more))
         made[name] = filled
     return made
 

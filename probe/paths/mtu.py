@@ -90,6 +90,7 @@ def search(top: int, end: int, least: int) -> Search:
         if narrowed is None:
             return Found(top)
         good, silent = narrowed
+        limits.append(good + 1)
     steps = yield from _where(limits, good, end)
     return Found(good, max((last for _, last in steps), default=0), silent, steps)
 

@@ -28,6 +28,8 @@ from probe.paths.records import Request
 from probe.sockets import abi, filters
 
 _SO_TIMESTAMPNS = 35
+# What the kernel has learnt of a path's MTU is neither heeded nor added to (ip(7), IP_MTU_DISCOVER).
+_PMTUDISC_INTERFACE = 4
 _TX = abi.TX_SOFTWARE | abi.SOFTWARE | abi.OPT_ID | abi.OPT_TSONLY
 _TAKES_NO_ID = (errno.EMSGSIZE, errno.ENETUNREACH, errno.EHOSTUNREACH)  # refused before they are counted
 _ICMP4 = (0, 3, 11)  # echo reply, unreachable, time exceeded
@@ -135,6 +137,10 @@ class Wire:
 
     def _new(self, kind: int, protocol: int) -> socket.socket:
         made = socket.socket(self.family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
+        if self._six:
+            made.setsockopt(socket.IPPROTO_IPV6, abi.IPV6_MTU_DISCOVER, _PMTUDISC_INTERFACE)
+        else:
+            made.setsockopt(socket.IPPROTO_IP, abi.IP_MTU_DISCOVER, _PMTUDISC_INTERFACE)
         if self._request.interface:
             name = self._request.interface
             try:
