@@ -140,7 +140,7 @@ def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
         _explain(index, best)
     rest = [one for one in troubles if one not in index.explained and one.track is not None]
     if rest := [one for one in rest if one.track is not None and not one.track.flow]:
-        found += _unexplained(facts, rest)
+        found += _unexplained(facts, rest, _weigh_all(index, rest))
     return _merged(found)
 
 
@@ -292,8 +292,12 @@ def _unsure(facts: Facts, best: Weighed, rivals: list[Rival], confidence: float)
     )
 
 
-def _unexplained(facts: Facts, rest: Sequence[Trouble]) -> list[Verdict]:
-    """What no cause explains: it is said, not hidden."""
+def _unexplained(facts: Facts, rest: Sequence[Trouble], weighed: Sequence[Weighed]) -> list[Verdict]:
+    """What no cause explains: it is said, not hidden, with what it may be nevertheless."""
+    perhaps: dict[str, float] = {}
+    for one in sorted(weighed, key=_rank, reverse=True):
+        perhaps.setdefault(one.case.cause.id, one.weight)
+    rivals = [Rival(CAUSES[cause].place, cause, bits) for cause, bits in perhaps.items() if bits > -CHANCE]
     worst = sorted(rest, key=lambda one: (one.end_ns is not None, one.begin_ns))
     targets = list(dict.fromkeys(one.track.target for one in worst if one.track is not None))
     agents = sorted({one.agent for one in worst})
@@ -310,7 +314,7 @@ def _unexplained(facts: Facts, rest: Sequence[Trouble]) -> list[Verdict]:
             None if None in ends else max(end for end in ends if end is not None),
             0.0,
             tuple(Evidence(0.0, one.text, one.measurement, one.windows) for one in worst[:8]),
-            (),
+            tuple(rivals[:MOST_RIVALS]),
             (
                 f"coloprobe ask {agents[0]} trace {targets[0]}",
                 "another target over the same line, and the same target over another line, would tell",
