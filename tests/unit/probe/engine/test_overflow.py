@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
@@ -115,7 +115,15 @@ def test_a_window_of_hidden_probes_only_has_no_loss() -> None:
     assert totals["errors"] == len(driver.socket.sent)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
+@example(seed=1, room=0, longest=1, losses=[0.0])
+@example(seed=2, room=0, longest=150, losses=[1.0, 0.0])
+@example(seed=3, room=1, longest=60, losses=[0.3, 0.0, 1.0, 0.02])
+@example(seed=4, room=25, longest=10, losses=[0.02])
+@example(seed=5, room=60, longest=150, losses=[0.3, 0.02])
+@example(seed=6, room=100, longest=60, losses=[0.0, 0.0, 0.0, 1.0])
+@example(seed=7, room=149, longest=150, losses=[0.3, 0.3, 0.3, 0.3])
+@example(seed=8, room=150, longest=1, losses=[1.0])
 @given(
     seed=st.integers(0, 1 << 30),
     room=st.integers(0, 150),
