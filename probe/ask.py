@@ -20,7 +20,7 @@ from probe.telemetry.asks import MAY_HAVE_TARGET, NEEDS_TARGET, OPTIONS, Options
 from probe.telemetry.topics import is_agent
 from probe.text import duration
 
-STATUS_S = 2.0  # for what the broker has kept of an agent's status
+OWN_STATUS_S, ALL_STATUS_S = 0.5, 2.0  # for what the broker has kept of an agent's status, and of everybody's
 _CLOCKS = 2 * SECOND  # a larger difference of the clocks is told
 _OPTION = {"count": "-n/--count", "interval_ns": "-i/--interval", "timeout_ns": "-W/--reply-timeout"}
 
@@ -112,9 +112,11 @@ async def _ask(question: Question, broker: Access, out: TextIO, remarks: TextIO)
 
 async def _must_be_online(asker: Asker, agent: str) -> None:
     """Raises: AskError, MqttError."""
-    status = await asker.know(agent, STATUS_S)
+    status = await asker.know(agent, OWN_STATUS_S)
     if status is None:
-        raise AskError(nobody(agent, await asker.know_all(STATUS_S), asker.broker))
+        status = (await asker.know_all(ALL_STATUS_S)).get(agent)
+    if status is None:
+        raise AskError(nobody(agent, asker.statuses, asker.broker))
     if status.bridge:
         raise AskError(f"{agent} is the bridge of a site's broker, and no agent")
     if status.state == "offline":

@@ -142,6 +142,7 @@ AGENT = Measurement(
             acknowledged="batches a collector acknowledged, since start",
             reconnects="connections to the broker after the first one, since start",
             bad_acks="acknowledgements that were not heeded: malformed, or not for this spool, since start",
+            unread="messages from the broker let go because too many waited to be read, since start",
             asks="questions over the broker that were answered, since start",
             asks_refused="questions that were not: malformed, not allowed, too many, since start",
             cpu_ns="processor time of the agent since it started (user + system)",

@@ -80,6 +80,8 @@ class Uplink:
         self._narrow_since: int | None = None
         self._told_silence = False
         self._told_deaf = False
+        self._connection: Connection | None = None
+        self._unread = 0  # of connections that are over
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()  # something happened that the sender may want to know
         self._progress = asyncio.Event()  # the spool could forget something
@@ -99,6 +101,11 @@ class Uplink:
         """Batches that had to be published again: not acknowledged in time, or the connection was lost."""
         return self._earlier_republished + self._outbox.republished
 
+    @property
+    def unread(self) -> int:
+        """Messages that came while too many others waited to be read: questions, as a rule."""
+        return self._unread + (self._connection.discarded if self._connection is not None else 0)
+
     def counters(self) -> dict[str, int]:
         """Fields of the measurement `agent`. From any thread."""
         return {
@@ -107,6 +114,7 @@ class Uplink:
             "acknowledged": self.acknowledged,
             "reconnects": self.reconnects,
             "bad_acks": self.bad_acks,
+            "unread": self.unread,
         }
 
     def wake(self) -> None:
@@ -178,6 +186,7 @@ class Uplink:
         """Send and listen until the connection is lost or the spool fails."""
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         publishing: set[asyncio.Task[None]] = set()
+        self._connection = connection
         tasks: list[asyncio.Future[None]] = [
             asyncio.create_task(self._send(connection, publishing, failed)),
             asyncio.create_task(self._listen(connection)),
@@ -187,6 +196,7 @@ class Uplink:
             for task in done:
                 task.result()
         finally:
+            self._connection, self._unread = None, self.unread
             tasks += publishing
             for task in tasks:
                 task.cancel()

@@ -22,7 +22,7 @@ from tests.system import servers
 from tests.system.certificates import Authority
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "mosquitto"
-USERS = ("ny4-01", "ld4-02", "fanin-1")
+USERS = ("ny4-01", "ld4-02", "fanin-1", "ops")
 AGENT, COLLECTOR, STATUS, ASK = "lines/9f2c41d0/1", "ack", "status", "ask"
 
 
