@@ -76,7 +76,8 @@ class HostWatch:
         self._picture = Picture(targets)
         self._quota = Quota()
         self._listener: Listener | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # for what is due at `_armed`
+        self._armed = 0
         self._idle = asyncio.Event()
         self._lost = 0  # announcements that have been told of as lost
         self._sessions = Sessions(own_inodes)
@@ -163,8 +164,13 @@ class HostWatch:
             self._deafen()
 
     def _arm(self) -> None:
-        if self._listener is None or self._timer is not None or not (when := self._listener.next):
+        if self._listener is None or not (when := self._listener.next):
             return
+        if self._timer is not None:
+            if when >= self._armed:
+                return
+            self._timer.cancel()
+        self._armed = when
         delay = max(0, when - self._clock.mono()) / SECOND
         self._timer = asyncio.get_running_loop().call_later(delay + 0.001, self._due)
 
