@@ -251,6 +251,21 @@ def test_a_collector_cannot_speak_for_an_agent_or_hear_what_others_tell_agents(
     assert set(heard) == {end[1]}
 
 
+def test_an_operator_asks_and_hears_answers_and_nothing_else(broker: servers.Server) -> None:
+    user = with_password(broker)
+    agents = [("ny4-01", topic("ny4-01", what), False) for what in (AGENT, "answer", STATUS)]
+    collector = [("fanin-1", topic("ny4-01", what), False) for what in (ASK, "ack")]
+    heard = asyncio.run(overheard(user, "ops", EVERYTHING, [*collector, *agents]))
+    assert set(heard) == {topic("ny4-01", "answer"), topic("ny4-01", STATUS)}
+    forged = [
+        ("ops", topic("ny4-01", what), False) for what in ("ack", AGENT, STATUS, "answer", "lines", "x")
+    ]
+    asked = ("ops", topic("ny4-01", ASK), False)
+    assert set(asyncio.run(overheard(user, "ny4-01", ["#"], [*forged, asked]))) == {asked[1]}
+    said = [*forged, asked, ("ny4-01", topic("ny4-01", STATUS), False)]
+    assert set(asyncio.run(overheard(user, "fanin-1", ["#"], said))) == {topic("ny4-01", STATUS)}
+
+
 def test_an_agent_cannot_throw_another_one_out(broker: servers.Server, tmp_path: Path) -> None:
     """A broker ends the connection of whose client id comes again, whoever brings it."""
 
