@@ -103,13 +103,15 @@ def test_a_client_that_comes_again_takes_over_and_its_old_will_comes_before_its_
     run(work)
 
 
-def test_bytes_from_nowhere_do_not_end_it() -> None:
+def test_bytes_from_nowhere_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PACKET_S", 2)  # as long as it waits, at the end, for who began a packet
+
     async def work(mqtt: MqttTable, port: int) -> None:
         rng = random.Random(7)
         async with client(mqtt, "witness") as witness:
             await witness.subscribe("#")
             sent = [strange(rng, n) for n in range(400)]
-            for at in range(0, len(sent), 20):  # the broker hears of some only when its patience is over
+            for at in range(0, len(sent), 20):
                 await asyncio.gather(
                     *(hostile(port, data, n % 2 == 1) for n, data in enumerate(sent[at : at + 20], at))
                 )
