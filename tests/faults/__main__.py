@@ -87,6 +87,7 @@ def _run(site: Site, options: argparse.Namespace, shown: _Progress) -> Result:
 def _quiet(runner: Runner, result: Result, ask: bool, when: str) -> None:
     if ask and (wrong := lasting(runner.verdicts())):
         result.quiet.append(f"{label(wrong)} ({when})")
+        print(runner.report(), flush=True)
 
 
 def _line(outcome: Outcome) -> str:

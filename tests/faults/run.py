@@ -30,7 +30,7 @@ LEARNING_S = 20.0
 _DELIVERY_S = 2.0  # from a window's closing to its points in the store, on a busy machine
 _BEFORE_S = 10.0  # of quiet that a recording begins with
 _QUIET_S = 60.0  # until the diagnosis is "no fault" again
-_SETTLING_S = 4.0
+_SETTLING_S = 8.0  # what is mended is a change as well; the next one shall not seem to belong to it
 _RECORDING_S = 14.0  # between two faults that are recorded
 _LOOK_S = 0.1
 _POLL_S = 0.5
@@ -163,10 +163,11 @@ class Runner:
                     fault.keep(self._site)
                 self._show_events(began_ns)
                 if self._diagnose and now >= asked + _POLL_S:
-                    asked = now
+                    asked = time.monotonic()
                     verdicts = since(self.verdicts(), began_ns)
                     if right(verdicts, faults):
-                        good, seconds = True, time.monotonic() - began
+                        seconds = time.monotonic() - began
+                        good = began + seconds < limit
                         break
                 self._progress(f"{name}: {now - began:.0f} s  {label(verdicts)}")
                 time.sleep(_LOOK_S)
@@ -182,7 +183,7 @@ class Runner:
             verdicts=verdicts,
         )
         self._show_events(began_ns)
-        if self._show:
+        if self._show or (self._diagnose and not good):
             self._tell(f"\n{_clock(time.time_ns())}  $ coloprobe diagnose --last {_LAST}\n{self.report()}")
         self._keep(name, began_ns, outcome)
         self._site.look()

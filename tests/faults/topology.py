@@ -111,7 +111,7 @@ interval = "20ms"
 [host]
 counters = "{window}ms"
 [trace]
-every = "30s"
+every = "60s"
 flows = 4
 max_hops = 9
 timeout = "500ms"
