@@ -4,37 +4,43 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from probe.clock import SECOND
+from probe.telemetry.schema import Kind
 
 MISSING = -(1 << 63)
 DEFAULT_LENGTH = 10 * SECOND  # of a window, until two of them tell
 _RANGE = (1 << 63) - 1
+_TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "float": (float, int)}
 
 
 class Columns:
     """The points of one series in order of time; a field that no point has takes no room.
 
-    times: integer ns since the epoch. Ratios and texts are kept as they are, integers and booleans packed.
+    times: integer ns since the epoch. kinds: of the fields; a value of another kind is none: a store takes
+    what it is given. Ratios and texts are kept as they are, integers and booleans packed.
     """
 
     __slots__ = ("_columns", "times")
 
-    def __init__(self, names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    def __init__(
+        self, names: Sequence[str], rows: Iterable[tuple[Any, ...]], kinds: Mapping[str, Kind] | None = None
+    ) -> None:
+        kinds = kinds or {}
         columns = list(zip(*rows, strict=True))
         self.times: array[int] = array("q", columns[0] if columns else ())
         self._columns: dict[str, Sequence[Any]] = {}
         for name, column in zip(names, columns[1:], strict=False):
             if column.count(None) == len(column):
                 continue
-            packed = [MISSING if value is None else value for value in column]
-            try:
-                self._columns[name] = array("q", packed)
-            except (TypeError, OverflowError):  # a float or text
-                self._columns[name] = column
+            if kinds.get(name, "int") in ("int", "bool"):
+                self._columns[name] = _packed(column)
+            else:
+                types = _TYPES[kinds[name]]
+                self._columns[name] = [value if isinstance(value, types) else None for value in column]
 
     def __len__(self) -> int:
         return len(self.times)
@@ -104,3 +110,10 @@ class Columns:
         distances = sorted(after - before for before, after in pairwise(times))
         # A shortened window and the gap of a stalled host are not usual.
         return max(1, min(distances[len(distances) // 2], _RANGE))
+
+
+def _packed(column: Sequence[Any]) -> array[int]:
+    try:
+        return array("q", [MISSING if value is None else value for value in column])
+    except (TypeError, OverflowError):
+        return array("q", [v if isinstance(v, int) and abs(v) <= _RANGE else MISSING for v in column])

@@ -129,10 +129,11 @@ def gather(history: History, since_ns: int, now_ns: int, agent: str = "") -> Fac
 def _read(
     history: History, facts: Facts, measurement: str, fields: tuple[str, ...], agent: str
 ) -> Iterator[tuple[Mapping[str, str], Columns]]:
-    names = fields or tuple(one.name for one in MEASUREMENTS[measurement].fields)
+    kinds = {field.name: field.kind for field in MEASUREMENTS[measurement].fields}
+    names = fields or tuple(kinds)
     for tags, rows in history.strands(measurement, names, facts.since_ns, facts.now_ns):
         if agent in ("", tags.get("agent")):
-            yield tags, Columns(names, rows)
+            yield tags, Columns(names, rows, kinds)
 
 
 def _add_track(facts: Facts, tags: Mapping[str, str], columns: Columns) -> None:
