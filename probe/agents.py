@@ -43,16 +43,20 @@ def agents(broker: Access, as_json: bool, patience_s: float, out: TextIO, remark
         for agent, status in sorted(statuses.items()):
             print(_object(agent, status, told.get(agent)), file=out, flush=True)
         return 0
-    now = SystemClock().wall()
+    print("\n".join(table(statuses, told, SystemClock().wall())), file=out)
+    for text in _remarks(statuses, told, broker):
+        print(text, file=remarks)
+    return 0
+
+
+def table(statuses: Mapping[str, Status], told: Mapping[str, About], now: int) -> list[str]:
+    """A line for each agent, under headings; `now`: wall clock."""
     rows = [
         _row(agent, status, told.get(agent), now)
         for agent, status in sorted(statuses.items())
         if not status.bridge
     ]
-    print("\n".join(columns(_HEAD, rows, _NUMBERS)), file=out)
-    for text in _remarks(statuses, told, broker):
-        print(text, file=remarks)
-    return 0
+    return columns(_HEAD, rows, _NUMBERS)
 
 
 async def _look(broker: Access, patience_s: float) -> tuple[dict[str, Status], dict[str, About]]:

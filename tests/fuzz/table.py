@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.fuzz import answers, board, broker, fanin, files, packed, packets, reflecting, sinks, text
+from tests.fuzz import answers, asked, board, broker, fanin, files, packed, packets, reflecting, sinks, text
 from tests.fuzz.target import Target
 
-_MODULES = (fanin, packed, sinks, text, packets, answers, reflecting, files, broker, board)
+_MODULES = (fanin, packed, sinks, text, packets, answers, reflecting, files, broker, board, asked)
 TARGETS: dict[str, Target] = {target.name: target for module in _MODULES for target in module.TARGETS}
