@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from probe import host_watch
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
 from probe.engine import channel, engine, stamps
+from probe.host import listener, neighbours, quota, routes, sessions
 from probe.settings import EngineTable
-from probe.telemetry.schema import AGENT, PROBE, PROBE_HISTOGRAM, Measurement
+from probe.telemetry.schema import AGENT, INTERFACE, PROBE, PROBE_HISTOGRAM, SESSION, Measurement
 from probe.windows.histogram import BOUNDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "measuring.md").read_text(encoding="utf-8")
-UNITS = {"int": ("count", "ns"), "float": ("ratio",)}
+UNITS = {"int": ("count", "ns", "bytes", "bit/s"), "float": ("ratio",), "bool": ("bool",), "str": ("text",)}
 
 
 def section(title: str) -> str:
@@ -22,14 +24,21 @@ def section(title: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("title", "measurement"), [("Fields of `probe`", PROBE), ("Field of `probe_histogram`", PROBE_HISTOGRAM)]
+    ("title", "measurement"),
+    [
+        ("Fields of `probe`", PROBE),
+        ("Field of `probe_histogram`", PROBE_HISTOGRAM),
+        ("Fields of `interface`", INTERFACE),
+        ("Fields of `session`", SESSION),
+    ],
 )
 def test_every_field_is_defined_once_in_the_order_of_the_schema(title: str, measurement: Measurement) -> None:
-    defined = re.findall(r"^- \*\*`(\w+)`\*\* \((\w+)\)\. ", section(title), re.MULTILINE)
+    defined = re.findall(r"^- \*\*`(\w+)`\*\* \(([\w/]+)\)\. ", section(title), re.MULTILINE)
     assert [name for name, _ in defined] == [field.name for field in measurement.fields]
     for (name, unit), field in zip(defined, measurement.fields, strict=True):
         assert unit in UNITS[field.kind]
         assert (unit == "ns") == name.endswith("_ns")
+        assert (unit == "bit/s") == name.endswith("_bps")
 
 
 def test_what_it_says_of_other_fields_exists() -> None:
@@ -52,6 +61,17 @@ def test_what_it_says_of_other_fields_exists() -> None:
         ("Ticks (default 10 ms)", int(EngineTable().tick), 10 * MILLISECOND),
         ("from 1,024 ns to 2^36 ns (69 s)", BOUNDS[-1], 2**36),
         ("up to 1,024 ns", BOUNDS[0], 1_024),
+        ("At most 32 interfaces", host_watch.MOST_INTERFACES, 32),
+        ("takes more than 50 ms to tell them", host_watch.SLOW, 50 * MILLISECOND),
+        ("at most 16 of a target", sessions.MOST_OF_A_TARGET, 16),
+        ("and 256 in all", sessions.MOST, 256),
+        ("`waiting_ns` is 1 s or more", sessions.STALL, SECOND),
+        ("looks for them 100 ms later", listener.SETTLED, 100 * MILLISECOND),
+        ("Of a kind 40 changes a window", quota.WEIGHTY, 40),
+        ("and 10 others", quota.OTHERS, 10),
+        ("more than 500 announcements in a second", listener.BUDGET, 500),
+        ("20,000 networks of each family", routes.MOST, 20_000),
+        ("as many neighbours", neighbours.MOST, 20_000),
     ],
 )
 def test_its_numbers_are_the_codes(text: str, value: int, expected: int) -> None:
