@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from probe.check_watch import watch_findings
 from probe.errors import PrivilegeError, ResolveError, SocketError
 from probe.findings import Finding
 from probe.host.clock import clock_state
@@ -49,6 +50,7 @@ def host_findings(agent: AgentSettings) -> Iterator[Finding]:
     for target in agent.target:
         yield _name(target, addresses[target.address, target.family])
     yield from _unbroken(members)
+    yield from watch_findings(agent.host, members)
     if agent.engine.backend == "ring":
         yield from _ways(members)
 

@@ -21,7 +21,7 @@ from probe.host.table import Change
 _BUFFER = 1 << 20  # bytes asked for; without privileges net.core.rmem_max is the most
 _DATAGRAM = 65536
 _AT_ONCE, _BYTES = 64, 32_768  # datagrams that are taken before others have a turn, and bytes of them
-BUDGET = 500  # announcements a second that are looked at (some 50 us each); of more only the outcome is
+BUDGET = 500  # announcements a second that are looked at (some 25 us each); of more only the outcome is
 _REPETITIONS = 3  # of a reading during which the table changed: then it is believed as it is
 PATIENCE = 10 * SECOND  # for a table's next rows
 PAUSE = 2 * SECOND  # between two readings of everything; longer where one takes longer
