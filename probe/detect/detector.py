@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from probe.detect.found import Found, bounded
-from probe.detect.levels import Levels, Rule
+from probe.detect.levels import NEARLY, Levels, Rule
 from probe.detect.observed import Ends, Observed
 from probe.detect.rows import Floats, Ints, Mask
 from probe.detect.shifts import Moves, Shifts
@@ -22,8 +22,8 @@ from probe.windows.summary import Summaries
 
 # A shift is told of where it is longer than so much, too: below it, kernels and processors have moods.
 NOTABLE, NOTABLE_HARDWARE = 20_000.0, 2_000.0  # ns; by the kernel's stamps, and by the interface's
-LATENCY = Rule(clip=1.25, least=0.32, learn=6, windows=1, probes=6)
-JITTER = Rule(clip=3.0, least=3.5, learn=16, windows=4, probes=100)
+LATENCY = Rule(clip=1.25, least=0.32, learn=6, windows=1, probes=6, restless=0.3)
+JITTER = Rule(clip=1.5, least=3.5, learn=16, windows=4, probes=100, restless=1.0)
 _RISE = float(np.log(2.0))  # of jitter: what is to be found is twice the usual one
 _STRANGE = 0.25  # more of the RTTs than usual are by our own clock: no window to compare others with
 _STARTS = 64
@@ -70,7 +70,7 @@ class Detector:
             "jitter", ends, Levels(ends.all_flows, JITTER), _alike, falls=False, alone="jitter"
         )
         self._unstamped = np.full(ends.all_flows, np.nan)  # the usual share
-        self._moving = np.zeros(ends.all_flows, np.bool_)  # the last window was on the way to another level
+        self._still = np.ones(ends.all_flows, np.bool_)  # this window did not go to another level
         self._starts: deque[int] = deque(maxlen=_STARTS)
         self._end = 0  # of the last window
         self._window = Observed(ends.all_flows, ends.rows)
@@ -142,22 +142,24 @@ class Detector:
         off = np.where(level > before, (level - before) / up, (level - before) / down)
         # Most of the probes have to be on their way to the new level, however far away the rest are.
         away = np.where(changed > 0, (middle - before) / up, (before - middle) / down)
-        changed[~(away > 0.5)] = 0
+        changed[~(away > NEARLY)] = 0
+        # A window between two levels is spread out by that. (Those before are not known to be in time, but
+        # they are too few to be told as jitter.)
+        self._still = changed == 0
         return Moves(changed, np.where(sound, off, 0.0), before, middle)
 
     def _jitter_moves(self, window: Observed, sound: Mask, start_ns: int) -> Moves:
         levels = self._jitter.levels
         times = window.times
-        least = np.maximum(NOTABLE, times["rtt_p50_ns"] * self._sizes.shift / 2)
-        level = np.log(np.maximum(times["rtt_p90_ns"] - times["rtt_min_ns"], least))
-        # A window between two levels is spread out by that.
-        moving = self._latency.levels.moving
-        heed = sound & ~moving & ~self._moving
-        self._moving = moving
+        level = np.log(np.maximum(times["rtt_p90_ns"] - times["rtt_min_ns"], NOTABLE))
+        heed = sound & self._still
         before = levels.base.copy()
         step = np.full(len(level), _RISE)
         changed = levels.update(level, window.timed, step, step, start_ns, heed)
         off = np.where(heed, (level - before) / _RISE, 0.0)
+        # Beside a long RTT, some us more are nothing.
+        least = np.maximum(NOTABLE, times["rtt_p50_ns"] * self._sizes.shift / 2)
+        changed[(changed > 0) & ~(np.exp(level) - np.exp(before) >= least)] = 0
         return Moves(changed, off, np.exp(before), np.exp(level))
 
     # -- another measurement ---------------------------------------------------------------------------------

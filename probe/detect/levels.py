@@ -30,7 +30,9 @@ _LATELY = 8  # the usual level is worked out anew every so many windows, of an e
 _SURE = 5.0  # times the scatter: the least sum that is told
 _DECAY = 0.85  # of the scatter, each time it is worked out anew
 _YOUNG = 8.0  # with n windows of history the scatter is taken 1 + 8 / n times
+_FEW = 16  # windows of history: with fewer, it is worked out anew in each
 _NORMAL = 1.4826
+NEARLY = 0.8  # of a step: less is not told, even where it adds up
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Rule:
 
     clip: steps a window counts with at most. least: the sum, in steps, without which nothing is told.
     learn: windows before anything is told. windows, probes: of those that prove it, at least.
+    restless: the scatter counts as at most so many steps, so that what stays far off is told in the end.
     """
 
     clip: float
@@ -46,6 +49,7 @@ class Rule:
     learn: int
     windows: int
     probes: int
+    restless: float
 
 
 class Levels(Rows):
@@ -69,17 +73,13 @@ class Levels(Rows):
         self._before = np.zeros(
             (rows, 2), np.int64
         )  # start of the window before, where it went there a little
+        self._waits = np.zeros((rows, 2), np.bool_, order="F")  # ... and whether that one was the first such
         self._turn = 0
 
     @property
     def learnt(self) -> Mask:
         """Of which flows enough is known."""
         return self.known >= self.rule.learn
-
-    @property
-    def moving(self) -> Mask:
-        """Where something adds up."""
-        return np.asarray((self._run > 0).any(axis=1))
 
     def update(
         self, level: Floats, probes: Ints, up: Floats, down: Floats, start_ns: int, sound: Mask
@@ -95,15 +95,16 @@ class Levels(Rows):
         judged = heed & self.learnt
         self._usual += heed * (probes - self._usual) / np.minimum(self._at + 1.0, 16.0)
         weight = np.minimum(1.0, probes / np.maximum(self._usual, 1.0))
-        surely = _SURE * self.scatter * (1 + _YOUNG / np.maximum(self.known, 1))
+        sure = _SURE * (1 + _YOUNG / np.maximum(self.known, 1))
         changed = np.zeros(self.rows, np.int64)
         off = np.where(judged, level - self.base, 0.0)
         for side, (step, sign) in enumerate(((up, 1), (down, -1))):
             far = np.clip(sign * off, -rule.clip * step, rule.clip * step)
+            scatter = np.minimum(self.scatter, rule.restless * step)
             total = self._sum[:, side]
-            more = np.maximum(total + weight * (far - step / 2 - self.scatter), 0.0)
+            more = np.maximum(total + weight * (far - step / 2 - scatter), 0.0)
             # A window into whose end the change fell lies between both levels.
-            little = sign * off > np.maximum(0.2 * step, 2 * self.scatter)
+            little = sign * off > np.maximum(0.2 * step, 2 * scatter)
             # Nearly every flow lies at its level, and nothing has to be done.
             some = np.flatnonzero(judged & (little | (total > 0) | (more > 0) | (self._before[:, side] > 0)))
             if not len(some):
@@ -112,12 +113,14 @@ class Levels(Rows):
             run, before = self._run[some, side], self._before[some, side]
             first = np.where(before > 0, before, start_ns)
             self.since[some, side] = np.where(growing & (run == 0), first, self.since[some, side])
-            self._before[some, side] = np.where(~growing & little[some], start_ns, 0)
+            little = ~growing & little[some]
+            self._waits[some, side] = little & (before == 0)
+            self._before[some, side] = np.where(little, start_ns, 0)
             self._run[some, side] = run = (run + 1) * growing
             self._probes[some, side] = proof = (self._probes[some, side] + probes[some]) * growing
             self._sum[some, side] = more[some]
-            told = growing & (run >= rule.windows) & (proof >= rule.probes) & (far > step / 2)[some]
-            told &= more[some] >= np.maximum(rule.least * step, surely)[some]
+            told = growing & (run >= rule.windows) & (proof >= rule.probes) & (far > NEARLY * step)[some]
+            told &= more[some] >= np.maximum(rule.least * step, sure * scatter)[some]
             changed[some[told]] = sign
         self._remember(level, heed)
         return changed
@@ -134,7 +137,7 @@ class Levels(Rows):
 
     def rest(self, which: Ints | slice) -> None:
         """Forget what has added up so far, as after a gap."""
-        for state in (self._sum, self._run, self._probes, self._before):
+        for state in (self._sum, self._run, self._probes, self._before, self._waits):
             state[which] = 0
 
     def _remember(self, level: Floats, heed: Mask) -> None:
@@ -146,11 +149,12 @@ class Levels(Rows):
         self._turn += 1
         due = np.zeros(self.rows, np.bool_)
         due[self._turn % _LATELY :: _LATELY] = True
-        which = due | (self.known <= 16)
+        which = due | (self.known <= _FEW)
         which &= heed
         rows = np.flatnonzero(which)
         # While something adds up it is not known yet whether that is noise: if not, it is no part of it.
-        rows = rows[((self._run[rows] == 0) | (self._run[rows] >= HISTORY)).all(axis=1)]
+        settled = ((self._run[rows] == 0) | (self._run[rows] >= HISTORY)) & ~self._waits[rows]
+        rows = rows[settled.all(axis=1)]
         if not len(rows):
             return
         ring, known = self._ring[rows], self.known[rows]
@@ -158,8 +162,8 @@ class Levels(Rows):
         base = _medians(ring, known)
         away = np.sort(np.abs(ring - base[:, None]), axis=1)  # NaN last
         deviation = away[each, (known - 1) // 2] * _NORMAL
-        largest = away[each, np.maximum(known - np.where(known >= 16, 2, 1), 0)] / 2
-        faded = self.scatter[rows] * np.where(due[rows], _DECAY, 1.0)
+        largest = away[each, np.maximum(known - np.where(known >= _FEW, 2, 1), 0)] / 2
+        faded = self.scatter[rows] * np.where(known > _FEW, _DECAY, 0.0)
         self.base[rows] = base
         self.scatter[rows] = np.maximum(np.maximum(deviation, largest), faded)
 

@@ -107,7 +107,9 @@ class Losses(Rows):
         kept = np.where(quiet, 1 - 1 / _MEMORY, 1.0)
         waited = np.where(nothing, self.sent + self._clean_sent, 0)
         self._usual_sent = (self._usual_sent + waited + np.where(quiet, sent, 0)) * kept
-        self._usual_lost = (self._usual_lost + np.where(nothing, self.lost, 0)) * kept
+        self._usual_lost = (
+            self._usual_lost + np.where(nothing, self.lost, 0) + np.where(quiet, lost, 0)
+        ) * kept
         whole = some & (tally.first == sent)
         goes_on = (whole & (self._tail > 0)) | ~some
         self._tail_start = np.where(goes_on, self._tail_start, start_ns)

@@ -42,7 +42,8 @@ class Episodes(Rows):
     def __init__(self, flows: int) -> None:
         super().__init__(flows)
         self.state = np.zeros(flows, np.int64)
-        self.usual = np.zeros(flows)  # the level before, ns
+        self.usual = np.zeros(flows)  # the level to which it comes back, ns
+        self.level = np.zeros(flows)  # ... and the one to which it went
         self.since = np.zeros(flows, np.int64)  # wall ns
         self.age = np.zeros(flows, np.int64)  # windows
         self.size = np.zeros(flows)  # of the usual level
@@ -168,6 +169,7 @@ class Shifts:
         all_flows = len(mine)
         most = all_flows == 1 or len(along) * 2 > all_flows
         # What goes on to a third level ends one episode and begins another.
+        root = np.where(episodes.state[went] != NONE, episodes.usual[went], before)
         away = mine[episodes.state[mine] == JOINT] if most else went[episodes.state[went] != NONE]
         if most:
             away = np.union1d(away, went[episodes.state[went] == OWN])
@@ -180,7 +182,8 @@ class Shifts:
                 else:
                     found.append(self._end(target, ending, moves.after[ending], starts, when=since))
         episodes.state[went] = JOINT if most and all_flows > 1 else OWN
-        episodes.usual[went], episodes.since[went], episodes.age[went] = before, since, 0
+        episodes.usual[went], episodes.since[went], episodes.age[went] = root, since, 0
+        episodes.level[went] = moves.after[went]
         episodes.size[went] = moves.after[went] / np.maximum(before, 1.0) - 1
         if most and all_flows > 1:
             self._wait(np.setdiff1d(mine, went), way, JOINT)
@@ -225,14 +228,14 @@ class Shifts:
         kind = self._kind if joint else self._alone
         if kind == "flow":
             values["what"] = self._kind
-        # A level that stays is what it was, since it began.
+        left = float(np.median(episodes.level[flows]))
         size = float(np.median(episodes.size[flows]))
         detail: dict[str, object] = {
             "phase": END,
             "begin_ns": begin,
             "end_ns": end,
             "size": round(size, 4),
-            "before_ns": round(usual * (1 + size)) if not stays else round(usual),
+            "before_ns": round(usual if stays else left),
             "after_ns": round(now),
             **values,
             "windows": last(starts, when or starts[-1]),
@@ -247,9 +250,7 @@ class Shifts:
         elif self._near(np.array([now]), np.array([usual]))[0]:
             text = f"{words}{self._kind} back at {duration(round(now))}{lasted}"
         else:
-            text = (
-                f"{words}{self._kind} changes again: {times(round(usual * (1 + size)), round(now))}{lasted}"
-            )
+            text = f"{words}{self._kind} changes again: {times(round(left), round(now))}{lasted}"
         episodes.state[flows] = NONE
         return Found(kind, text, (self._names[target],), detail)
 
@@ -278,6 +279,7 @@ class Shifts:
         to = episodes.to[flows]
         joins = flows[(to == JOINT) & (episodes.state[flows] == NONE)]
         episodes.usual[joins] = before[np.isin(flows, joins)]
+        episodes.level[joins] = self._shown(self.levels.base[joins])
         episodes.since[joins], episodes.age[joins] = since, 0
         episodes.state[flows] = to
         episodes.grace[flows] = 0
