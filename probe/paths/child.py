@@ -46,6 +46,10 @@ class Packets:
 
     def __init__(self, request: Request, wire: Wire, secrets: Secrets) -> None:
         try:
+            from scapy.config import conf
+
+            # The kernel routes; a host with a full table would be read for minutes.
+            conf.route_autoload = conf.route6_autoload = False
             # By its parts: `scapy.all` takes twice the time and the memory.
             from scapy.layers.inet import ICMP, IP, TCP, UDP
             from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
@@ -114,7 +118,8 @@ class Tracer:
         self._hops = Hops(request.flows, request.max_hops, request.probes, request.timeout, polite=polite)
         self._next_number = 0
         self._next_at = 0  # when the next packet may leave, monotonic ns
-        self._sent_at: dict[int, int] = {}  # by probe, wall clock: our own
+        self._sent_at: dict[int, int] = {}  # by probe, our own clock: wall
+        self._sent_mono: dict[int, int] = {}  # and monotonic
         self._gap = round(1e9 / request.rate)
         self._let_out = self._refused = self._answered = self._unstamped = 0
         self._refusal = ""
@@ -141,12 +146,14 @@ class Tracer:
         hops = self._hops
         while True:
             now = time.monotonic_ns()
+            self._listen(0)  # what came before `now` counts, however late this process has its turn
             if now < self._next_at:
                 self._listen(self._next_at - now)
             elif (probe := hops.next(now)) is not None:
                 flow, ttl = probe
                 number = self._new_number()
                 hops.sent(number, flow, ttl, now)
+                self._sent_mono[number] = now
                 self._send(self._packets.make(number, flow, ttl), number, flow)
             elif (wake := hops.wake(now)) is not None:
                 self._listen(wake - now)
@@ -199,8 +206,8 @@ class Tracer:
         return self._matcher.icmp4(arrival.data)
 
     def _heard_of_hop(self, reply: Reply, rtt: int, stamped: bool) -> None:
-        now = time.monotonic_ns()
-        place = self._hops.answered(reply.number, now, reply.address, reply.what, reply.reached, rtt)
+        came = self._sent_mono[reply.number] + rtt
+        place = self._hops.answered(reply.number, came, reply.address, reply.what, reply.reached, rtt)
         if place is None:
             return
         self._answered += 1
@@ -270,6 +277,7 @@ class Tracer:
             if all(ask in self._outcomes for ask in asked):
                 break
             self._listen((self._next_at if waiting else until) - now)
+        self._listen(0)
         return {ask: self._outcomes.get(ask, mtu.Outcome()) for ask in asked}
 
     def _heard_of_size(self, reply: Reply) -> None:
