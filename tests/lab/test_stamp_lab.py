@@ -226,7 +226,7 @@ def test_dwell_time_and_rtt_are_those_of_captures_at_both_ends(
 ) -> None:
     near, far = pair
     Reflecting(far)
-    sender = opener(near, version, [address_of(far, version)])
+    sender = opener(near, version, [address_of(far, version)], interval=5 * MILLISECOND)
     with Capture(near, quiet=True) as here, Capture(far, quiet=True) as there:
         sender.run(200)
         fates = sender.finish()
@@ -257,7 +257,7 @@ def test_one_way_delays_are_those_of_the_link(lab: Lab, version: int, opener: Op
     )
     near, far = link.near, link.far
     Reflecting(far)
-    sender = opener(near, version, [address_of(far, version)], interval=5 * MILLISECOND)
+    sender = opener(near, version, [address_of(far, version)], interval=3 * MILLISECOND)
     with Capture(near, quiet=True) as here, Capture(far, quiet=True) as there:
         sender.run(600)
         fates = sender.finish()

@@ -20,7 +20,7 @@ from tests.lab.running import LabAgent, probes, total
 from tests.lab.test_agent_lab import Pair, seen
 from tests.system.commands import wait_for
 
-STOPPED_S = 5
+STOPPED_S = 3
 # Our probes, by their length: 20 bytes of IP header and 64 of ICMP.
 OURS = ["ip length 84 icmp type echo-request"]
 
@@ -88,9 +88,9 @@ def test_a_flooded_receive_buffer_is_no_loss_and_cannot_be_flooded_again(pair: P
     near, far = pair
     passed = far.rule("accept", matches=OURS)
     targets = f'[engine]\nreceive_buffer = "64KiB"\n[[target]]\nname = "far"\naddress = "{far.ipv4}"'
-    agent = LabAgent(near, tmp_path, targets).start()
+    agent = LabAgent(near, tmp_path, targets, interval="5ms", window="500ms").start()
     seen(agent, passed, 120)
-    flood = ["ping", "-q", "-f", "-l", "500", "-s", "8", "-w", "2", far.ipv4]
+    flood = ["ping", "-q", "-f", "-l", "500", "-s", "8", "-w", "1", far.ipv4]
     near.run(flood)
     wait_for(lambda: "receive buffer was full" in agent.text(), "the flood is told of")
     seen(agent, passed, passed.counts().seen + 120)
@@ -116,7 +116,7 @@ def test_a_reload_takes_no_reply_for_a_strangers(pair: Pair, tmp_path: Path) -> 
     passed = far.rule("accept")
     agent = LabAgent(near, tmp_path, {"far": far.ipv4}, interval="1ms").start()
     for n in range(1, 4):
-        seen(agent, passed, passed.counts().seen + 500)
+        seen(agent, passed, passed.counts().seen + 300)
         os.kill(agent.pid, signal.SIGHUP)
         wait_for(lambda n=n: agent.text().count("settings reloaded") == n, "it has reloaded")  # type: ignore[misc]
     seen(agent, passed, passed.counts().seen + 500)

@@ -15,7 +15,7 @@ from tests.system.commands import Command, wait_for
 pytestmark = pytest.mark.icmp
 
 SECOND = 1_000_000_000
-WINDOW = 2 * SECOND
+WINDOW = SECOND
 
 AGENT = """
 [agent]
@@ -25,9 +25,9 @@ state_dir = "{directory}/agent"
 [window]
 length = "{window}"
 timeout = "500ms"
-histogram = "4s"
+histogram = "2s"
 [defaults]
-interval = "50ms"
+interval = "25ms"
 [[target]]
 name = "gateway-a"
 address = "127.0.0.1"
@@ -70,7 +70,7 @@ def processes() -> Iterator[Callable[[Command], Command]]:
         yield start
 
 
-def agent(directory: Path, mqtt: int, window: str = "2s") -> Command:
+def agent(directory: Path, mqtt: int, window: str = "1s") -> Command:
     file = directory / "agent.toml"
     file.write_text(AGENT.format(directory=directory, mqtt=mqtt, window=window))
     return Command(directory, "agent", "agent", "-c", file)
