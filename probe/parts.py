@@ -76,11 +76,15 @@ class Parts:
 
     async def run(self) -> None:
         """Run them until cancelled."""
+        # What is being answered goes on when the settings change.
+        asks = asyncio.create_task(self._kept("asks", self.answerer.run()), name="asks")
         try:
             self.begin()
             await asyncio.Event().wait()
         finally:
+            asks.cancel()
             await self.end()
+            await asyncio.gather(asks, return_exceptions=True)
 
     def begin(self) -> None:
         """Start every part by the settings of now."""
@@ -89,7 +93,6 @@ class Parts:
         self.paths.settings = settings.trace
         self._host = HostWatch(settings.host, length, around.teller, around.clock, around.watched)
         works: dict[str, Coroutine[Any, Any, None]] = {
-            "asks": self.answerer.run(),
             "host watch": self._host.run(),
             "paths": self.paths.run(),
         }
