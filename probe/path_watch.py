@@ -27,7 +27,7 @@ from probe.telling import Teller
 from probe.tracing import Records, request_for, trace
 
 QUEUED = 64  # targets that wait for a trace that was triggered
-APART = 30 * SECOND  # between two traces of one target, where they are triggered
+APART = 10 * SECOND  # between two traces of one target that are triggered
 FIRST = 30 * SECOND  # the first round begins not later than that; an agent has other things to do at first
 _RETRY = 600 * SECOND  # where traces cannot be had at all
 _REMEMBERED = 4096  # flows
@@ -56,7 +56,7 @@ class PathWatch:
         self.traces = self.failures = 0
         self._teller, self._clock, self._targets, self._tracer = teller, clock, targets, tracer
         self._waiting: OrderedDict[str, str] = OrderedDict()  # names, and why
-        self._traced_at: dict[str, int] = {}  # by name, monotonic: when its last trace ended
+        self._traced_at: dict[str, int] = {}  # by name, monotonic: when the last one that was triggered ended
         self._memories: OrderedDict[tuple[str, str, int, int], PathMemory] = OrderedDict()
         self._woken = asyncio.Event()
         self._told = ""  # the trouble that was last logged
@@ -159,7 +159,8 @@ class PathWatch:
         else:
             self.traces += 1
             self._told = ""
-        self._traced_at[target.name] = self._clock.mono()
+        if why:
+            self._traced_at[target.name] = self._clock.mono()
         while len(self._traced_at) > _REMEMBERED:
             del self._traced_at[next(iter(self._traced_at))]
         self._learn(target, request, paths, began, why, True)

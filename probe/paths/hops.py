@@ -116,7 +116,7 @@ class Hops:
     def answered(
         self, number: int, now: int, address: str, what: str, reached: bool, rtt_ns: int
     ) -> tuple[int, int] | None:
-        """An answer that came at `now`. Returns flow and TTL; None: it is nobody's, comes twice, or too late."""
+        """An answer, and when it came. Returns flow and TTL; None: it is nobody's, a second one, or late."""
         out = self._out.get(number)
         if out is None or out.answered or now > out.until:
             return None

@@ -172,7 +172,7 @@ def test_trouble_is_logged_once_and_never_ends_it(
 ) -> None:
     watching = Watching(runner, every=Duration(SECOND // 100))
     watching.tracer.problem = problem
-    watching.until(lambda: len(watching.tracer.asked) >= tries)
+    watching.until(lambda: watching.watch.failures >= tries)
     assert str(problem) in caplog.text
     assert len(caplog.records) <= 2  # of each target
     assert watching.points == []
