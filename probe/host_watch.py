@@ -158,10 +158,18 @@ class HostWatch:
             self._tell(self._listener.take(now), wall)
             if not self._listener.busy:
                 self._idle.set()
+            if (rest := self._listener.rest) > now:
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener.fileno())
+                loop.call_later((rest - now) / SECOND + 0.001, self._rested, self._listener)
             self._arm()
         except OSError as problem:
             log.warning("netlink: %s; opened again with the next window", problem)
             self._deafen()
+
+    def _rested(self, listener: Listener) -> None:
+        if listener is self._listener:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._readable)
 
     def _arm(self) -> None:
         if self._listener is None or not (when := self._listener.next):
@@ -212,7 +220,7 @@ class HostWatch:
         wall = self._clock.wall()
         for kind, said in self._quota.rest():
             self._say(kind, said, wall)
-        if self._listener is not None and (lost := self._listener.overflows + self._listener.passed_over):
+        if self._listener is not None and (lost := self._listener.overflows):
             if lost > self._lost:
                 text = (
                     "more happened to this host's routes and links than is told one by one: see the outcome"

@@ -1,8 +1,8 @@
 """A netlink socket in, what the kernel announces and its tables row by row out.
 
 Announcements and rows come by one socket, in the order of what happened. One table is read at a time, in
-pieces as they are taken. Where announcements were lost (the buffer was full, or there were more of them than
-is worth a processor's time) everything is read again, a while later, and compared.
+pieces as they are taken. Of a flood so many are taken in a second and no more, and what the kernel's buffer
+cannot hold meanwhile is lost. After a loss everything is read again, once it is quieter, and compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from probe.host.table import Change
 _BUFFER = 1 << 20  # bytes asked for; without privileges net.core.rmem_max is the most
 _DATAGRAM = 65536
 _AT_ONCE, _BYTES = 64, 32_768  # datagrams that are taken before others have a turn, and bytes of them
-BUDGET = 500  # announcements a second that are looked at (some 25 us each); of more only the outcome is
+BUDGET = 500  # announcements a second that are taken (some 25 us each); of more only the outcome is
 _REPETITIONS = 3  # of a reading during which the table changed: then it is believed as it is
 PATIENCE = 10 * SECOND  # for a table's next rows
 PAUSE = 2 * SECOND  # between two readings of everything; longer where one takes longer
@@ -41,7 +41,6 @@ class Listener:
     def __init__(self, picture: Picture, watch: bool, now: int) -> None:
         self.picture = picture
         self.overflows = 0  # times that announcements were lost
-        self.passed_over = 0  # announcements that were not looked at, for there were too many
         self._waiting: list[Part] = []
         self._reading: Part | None = None
         self._sequence = 0
@@ -62,6 +61,11 @@ class Listener:
             self._socket.bind((0, GROUPS if watch else 0))
             opened.pop_all()
         self._port = self._socket.getsockname()[0]
+
+    @property
+    def rest(self) -> int:
+        """Until then nothing will be taken; 0: there is no such time."""
+        return self._second + SECOND if self._left <= 0 else 0
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -112,10 +116,10 @@ class Listener:
         self.picture.heed()
         taken = 0
         for _ in range(_AT_ONCE):
-            if taken > _BYTES:
+            if taken > _BYTES or self._left <= 0:
                 return
             try:
-                data = self._socket.recv(_DATAGRAM)
+                data, (sender, _) = self._socket.recvfrom(_DATAGRAM)
             except BlockingIOError:
                 self._drained = True
                 return
@@ -127,6 +131,8 @@ class Listener:
                 self._miss(now)
                 continue
             taken += len(data)
+            if sender:  # not the kernel
+                continue
             for message in rtnetlink.messages(data):
                 yield from self._heard(message, now)
 
@@ -134,9 +140,6 @@ class Listener:
         if message.port == self._port and message.sequence:
             if message.sequence == self._sequence and self._reading is not None:
                 yield from self._answer(message, self._reading, now)
-        elif self._left <= 0:
-            self.passed_over += 1
-            self._miss(now)
         else:
             self._left -= 1
             for change in self.picture.announced(message):

@@ -28,6 +28,7 @@ class Kernel:
         self.queue: list[bytes | int] = []
         self.asked: list[tuple[int, int]] = []
         self.silent = self.interrupted = self.refusing = False
+        self.sender = 0
 
     def setsockopt(self, *_: object) -> None: ...
 
@@ -54,13 +55,13 @@ class Kernel:
         end = Message(ERROR if self.refusing else DONE, flags, asked.sequence, PORT, bytes(4))
         self.queue.append(datagram(end))
 
-    def recv(self, _: int) -> bytes:
+    def recvfrom(self, _: int) -> tuple[bytes, tuple[int, int]]:
         if not self.queue:
             raise BlockingIOError
         first = self.queue.pop(0)
         if isinstance(first, int):
             raise OSError(first, os.strerror(first))
-        return first
+        return first, (self.sender, 0)
 
 
 @pytest.fixture
@@ -132,17 +133,28 @@ def test_readings_of_everything_keep_their_distance(kernel: Kernel) -> None:
     assert len(kernel.asked) == len(PARTS) + 1
 
 
-def test_a_flood_is_told_by_its_outcome(kernel: Kernel) -> None:
+def test_of_a_flood_so_many_are_taken_in_a_second(kernel: Kernel) -> None:
     made = listening(kernel)
     routes = [route(f"10.{n >> 8}.{n & 255}.0/24", "10.99.0.2") for n in range(BUDGET + 300)]
     kernel.queue += [datagram(one) for one in routes]
     kernel.rows += routes
+    assert made.rest == 0
     assert len(heard(made, 1 * SECOND)) == BUDGET
-    assert made.passed_over == 300
+    assert made.rest == 2 * SECOND
+    # What the buffer could not hold is found by reading everything.
+    del kernel.queue[200:]
+    kernel.queue.insert(0, errno.ENOBUFS)
+    assert len(heard(made, 2 * SECOND)) == 200
+    assert made.rest == 0
     made.due(made.next)
-    assert len(heard(made, 2 * SECOND)) == 300
-    kernel.queue.append(datagram(link(mtu=1400)))
-    assert len(heard(made, 3 * SECOND)) == 1, "another second, another budget"
+    assert len(heard(made, 3 * SECOND)) == 100
+
+
+def test_what_another_program_sends_is_not_the_kernels_word(kernel: Kernel) -> None:
+    made = listening(kernel)
+    kernel.sender = 1234
+    kernel.queue.append(datagram(link(carrier=0, changes=2)))
+    assert heard(made, 1 * SECOND) == []
 
 
 def test_ipv4_routes_that_go_with_their_interface_are_looked_for(kernel: Kernel) -> None:
