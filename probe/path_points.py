@@ -34,7 +34,7 @@ def path_fields(path: Path, path_id: str, protocol: str) -> dict[str, Value]:
     """The fields of a `path` point; what has no value is absent."""
     fields: dict[str, Value] = {
         "hops": len(path.hops),
-        "path_id": path_id,
+        **({"path_id": path_id} if path_id else {}),
         "reached": path.reached,
         "protocol": protocol,
         "hop_list": text(observed(path)),

@@ -38,6 +38,7 @@ from probe.sockets.privileges import drop_everything
 _MEMORY = 512 << 20  # bytes of address space
 _STDIN = 1 << 16
 _MOST_REFUSALS = 8  # in a row, and none let through: there is no point in going on
+_MOST_SEARCHES = 4  # for an MTU: that many different paths
 _HEADER = {4: 20, 6: 40}
 
 
@@ -227,7 +228,9 @@ class Tracer:
             # By echo, TCP's flows are on other paths than by SYN: one has to do.
             route = "tcp" if request.protocol == "tcp" else tuple(hop.address for hop in seen)
             if route not in found:
-                found[route] = self._search(flow, top, len(seen)) if top and len(found) < 4 else None
+                hint = next((one.mtu for one in found.values() if one is not None), 0)
+                wanted = top and len(found) < _MOST_SEARCHES
+                found[route] = self._search(flow, top, len(seen), hint) if wanted else None
             result = found[route]
             if result is not None:
                 seen = tuple(_with_mtu(hop, result.at(hop.ttl, top)) for hop in seen)
@@ -245,10 +248,11 @@ class Tracer:
             )
         return made
 
-    def _search(self, flow: int, top: int, end: int) -> mtu.Found | None:
+    def _search(self, flow: int, top: int, end: int, hint: int) -> mtu.Found | None:
         if end == 0:
             return None
-        search = mtu.search(top, end, mtu.LEAST[6 if self._request.family == socket.AF_INET6 else 4])
+        least = mtu.LEAST[6 if self._request.family == socket.AF_INET6 else 4]
+        search = mtu.search(top, end, least, hint)
         try:
             asked = next(search)
             while True:

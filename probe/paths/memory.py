@@ -75,8 +75,11 @@ class _Path:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which path it is. changed: it was another one before; `hop` is the first TTL that differs, and before
-    and after are the routers, as text."""
+    """Which path it is; empty: nothing was ever seen of it.
+
+    changed: it was another one before; `hop` is the first TTL that differs, and before and after are the
+    routers, as text.
+    """
 
     path_id: str
     hops: tuple[Addresses, ...]
@@ -96,6 +99,8 @@ class PathMemory:
     def observe(self, hops: Observed, reached: bool) -> Verdict:
         """What a trace saw: who answered at TTL 1, 2, ... up to the target, or to the last answer."""
         seen = _trimmed([frozenset(who) for who in hops], reached)
+        if not self._paths and not any(seen):
+            return Verdict("", ())
         if not self._paths:
             self._paths.append(_Path(_id(seen, reached), seen, reached))
             return self._verdict()

@@ -57,11 +57,11 @@ class Found:
 Search = Generator[Sequence[Ask], Mapping[Ask, Outcome], Found | None]
 
 
-def search(top: int, end: int, least: int) -> Search:
+def search(top: int, end: int, least: int, hint: int = 0) -> Search:
     """Yields what to send, is sent what became of it; returns what it found, or None: nothing ever answered.
 
     top: the interface's MTU. end: the TTL at which the path ends; where its end does not answer, the hop
-    before it, or the one before that, has to do. least: see LEAST.
+    before it, or the one before that, has to do. least: see LEAST. hint: what another flow's path has found.
     """
     ends = [ttl for ttl in (end, end - 1, end - 2) if ttl > 0]
     told = yield [(SMALL, ttl) for ttl in ends]
@@ -86,6 +86,10 @@ def search(top: int, end: int, least: int) -> Search:
     if good == top:
         return Found(top)
     if good == SMALL:  # else the routers have said it all
+        if SMALL < hint < bad:
+            told = yield [(hint, end), (hint + 1, end)]
+            if told[hint, end].passed and not told[hint + 1, end].passed:
+                good, bad = hint, hint + 1
         narrowed = yield from _narrow(good, bad, end, limits)
         if narrowed is None:
             return Found(top)

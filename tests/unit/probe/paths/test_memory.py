@@ -32,6 +32,7 @@ def test_silence_never_changes_an_id_and_what_is_learnt_does_not_either(data: st
     path = data.draw(PATHS)
     memory = PathMemory()
     first = memory.observe(silenced(path, data.draw(some(path))), True)
+    assert first.path_id
     for _ in range(data.draw(st.integers(1, 6))):
         seen = silenced(path, data.draw(some(path)))
         if data.draw(st.booleans()):  # the target is silent: who answered last ends it
@@ -102,6 +103,13 @@ def test_a_change_in_the_midst_of_a_trace_is_found_by_the_next_one() -> None:
     assert not memory.observe([("a",), ("old", "new"), ("t",)], True).changed
     found = memory.observe([("a",), ("new",), ("t",)], True)
     assert (found.changed, found.hop) == (True, 2)
+
+
+def test_a_path_of_which_nothing_was_seen_has_no_id() -> None:
+    memory = PathMemory()
+    assert memory.observe([], False).path_id == memory.observe([(), ()], False).path_id == ""
+    first = memory.observe([("a",), ("t",)], True)
+    assert (first.changed, memory.observe([], False).path_id) == (False, first.path_id)
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -51,8 +51,8 @@ class Links:
                 return found
         return Outcome()
 
-    def find(self, least: int = LEAST[4]) -> Found | None:
-        looking = search(self.links[0], len(self.links), least)
+    def find(self, least: int = LEAST[4], hint: int = 0) -> Found | None:
+        looking = search(self.links[0], len(self.links), least, hint)
         try:
             asked = next(looking)
             while True:
@@ -72,6 +72,17 @@ def first_limit(links: Sequence[int]) -> int:
 
 MTUS = st.integers(SMALL + 1, 9100)
 LINKS = st.lists(MTUS, min_size=1, max_size=8)
+
+
+@given(LINKS, st.booleans(), MTUS)
+def test_what_another_path_has_found_saves_time_and_changes_nothing(
+    links: list[int], talk: bool, hint: int
+) -> None:
+    for wrong in (hint, min(links), links[0], 0):
+        network, plain = (Links(links, [talk] * len(links)) for _ in range(2))
+        assert network.find(hint=wrong) == plain.find()
+        if wrong == min(links):
+            assert network.rounds <= max(plain.rounds, 5)
 
 
 @given(LINKS, st.data())
