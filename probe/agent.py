@@ -78,7 +78,11 @@ class Agent:
         self._clock = clock or SystemClock()
         tags = {"agent": settings.agent.id, "site": settings.agent.site}
         self._teller = Teller(tags, self._clock, self._store_soon)
-        self._detecting = Detecting(self._teller, lambda call: self._loop.call_soon_threadsafe(call))
+        self._detecting = Detecting(
+            self._teller,
+            lambda call: self._loop.call_soon_threadsafe(call),
+            lambda target, why: self._parts.paths.trigger(target, why),
+        )
         self._runs: list[_Run] = []  # the last one is the current one, those before it are ending
         self._changing = asyncio.Lock()  # one change of the settings at a time
         # What makes lines, and how many probes it holds.

@@ -15,6 +15,7 @@ from probe.telling import Teller
 from probe.windows.summary import Summaries
 
 T = TypeVar("T")
+_TRACED = 4  # targets, where an event is about many at once
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,16 @@ class Detecting:
 
     Args:
         call: has the event loop call a function, from any thread.
+        trigger: asks for a trace of a target, and says why; in the event loop.
     """
 
-    def __init__(self, teller: Teller, call: Callable[[Callable[[], None]], object]) -> None:
-        self._teller, self._call = teller, call
+    def __init__(
+        self,
+        teller: Teller,
+        call: Callable[[Callable[[], None]], object],
+        trigger: Callable[[str, str], None],
+    ) -> None:
+        self._teller, self._call, self._trigger = teller, call, trigger
         self._last: Detector | None = None
 
     def reporter(self, settings: AgentSettings, measurement: Measurement) -> Reporter:
@@ -76,3 +83,7 @@ class Detecting:
         self._teller.event(
             found.kind, found.text, tags=found.tags, detail=found.detail, wall_ns=found.wall_ns
         )
+        # Also at its end: the path may be another one again.
+        if not found.detail.keys() & {"stays", "why"}:
+            for name in found.targets[:_TRACED]:
+                self._trigger(name, found.text)

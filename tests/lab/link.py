@@ -4,7 +4,8 @@ link emulator.
 No clock, no socket, no thread: `now` is an argument (ns on any one scale), and all chance comes from the
 seed, so the same packets at the same times always meet the same fate. What happens to a packet, in order:
 
-1. **loss** takes it (every n-th, at random, or in Gilbert-Elliott bursts); it takes up no room further on.
+1. **loss** takes it (every n-th, those listed, at random, or in Gilbert-Elliott bursts); it takes up no room
+   further on.
 2. **rate**: it waits in a queue of bounded length for its turn on a line of so many bits/s. Where the queue
    is full, it is lost for the reason "queue".
 3. **delay**: constant, uniform, or the next of a recorded trace. *Order is kept*: whatever delay was drawn, a
@@ -24,7 +25,8 @@ import random
 from collections import deque
 from dataclasses import dataclass
 
-EVERY, RANDOM, BURST, QUEUE = "every", "random", "burst", "queue"  # why a packet was lost
+# Why a packet was lost.
+EVERY, RANDOM, BURST, LISTED, QUEUE = "every", "random", "burst", "listed", "queue"
 SECOND = 1_000_000_000
 
 
@@ -71,6 +73,16 @@ class GilbertElliott:
         for name in ("p", "r", "good", "bad"):
             value = getattr(self, name)
             _check(0 <= value <= 1, f"{name}: {value} is not within 0..1")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Exactly these packets of the direction, counted from 1; of few numbers."""
+
+    numbers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check(min(self.numbers, default=1) >= 1, "listed: a number is below 1")
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,7 @@ class Impairments:
     """What one direction of a link does to packets; the default does nothing."""
 
     delay: Constant | Uniform | Trace = Constant(0)
-    loss: Every | Chance | GilbertElliott | None = None
+    loss: Every | Chance | GilbertElliott | Listed | None = None
     duplicate: Duplicate | None = None
     reorder: Reorder | None = None
     rate: Rate | None = None
@@ -220,6 +232,8 @@ class Link:
         loss = self.impairments.loss
         if loss is None:
             return ""
+        if isinstance(loss, Listed):
+            return LISTED if self._number in loss.numbers else ""
         if isinstance(loss, Every):
             return EVERY if self._chosen(loss, "loss") else ""
         if isinstance(loss, Chance):

@@ -1,4 +1,4 @@
-"""A measurement that follows another in, what is known of its targets out; gaps and noise in, nothing false."""
+"""A measurement that follows another in, what is known of its targets out; quiet noise in, nothing out."""
 
 from __future__ import annotations
 
