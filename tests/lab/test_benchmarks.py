@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import programs, rates, run, soak, trend
 from benchmarks.accuracy import errors
-from benchmarks.measure import BenchmarkError, Program, interleave, measure
+from benchmarks.measure import BenchmarkError, Program, Run, interleave, measure
 from benchmarks.meters import METERS, Meter, Readings
 from benchmarks.parts import Bench, Size
 from benchmarks.processes import memory_bytes, usage
@@ -194,7 +194,20 @@ def test_all_rates_are_measured_and_printed(bench: Bench) -> None:
         assert len(record["runs"]) == 1, record["name"]
 
 
-def test_all_paced_programs_send_the_same_to_every_target(bench: Bench) -> None:
+def test_all_paced_programs_send_the_same_to_every_target(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, failed = bench.far.rule("accept"), []
+
+    def counting(near: Namespace, far: Namespace, program: Program) -> Run:
+        before = arrived.counts().seen
+        try:
+            return measure(near, far, program)
+        except BenchmarkError:  # as on a machine that was busy; it is run again
+            failed.append(arrived.counts().seen - before)
+            raise
+
+    monkeypatch.setattr("benchmarks.measure.measure", counting)
     with Capture(bench.near, quiet=True) as capture:
         paced(bench)
     assert "not measured" not in "\n".join(bench.report.text)
@@ -209,8 +222,8 @@ def test_all_paced_programs_send_the_same_to_every_target(bench: Bench) -> None:
     per_target = Counter(trip.target for trip in capture.round_trips())
     assert sorted(per_target) == sorted(programs.targets(rates.TARGETS))
     # fping does not count the probe that it is just sending, smokeping_prober not what it sends while asked.
-    assert sent <= per_target.total() <= sent + 400
-    assert max(per_target.values()) - min(per_target.values()) <= 2 * len(records)
+    assert sent <= per_target.total() - sum(failed) <= sent + 400
+    assert max(per_target.values()) - min(per_target.values()) <= 2 * (len(records) + len(failed))
 
 
 def test_scale_measures_whole_windows_of_every_size(bench: Bench) -> None:
@@ -273,8 +286,11 @@ def test_only_a_whole_run_is_written(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_soak_reads_both_processes_and_misses_no_batch(targets: Pair, tmp_path: Path) -> None:
     readings, arrived = soak.soak(targets[0], tmp_path, 4, 1, Report())
     assert len(readings.agent) == len(readings.collector) == len(readings.spool_bytes) >= 4
-    assert min(readings.spool_bytes) > 0
-    assert all(used.rss_bytes > 10e6 and used.files > 5 for used in (*readings.agent, *readings.collector))
+    # On a busy machine they are still being started at the first readings.
+    assert readings.spool_bytes[-1] > 0
+    for used in (readings.agent[-1], readings.collector[-1]):
+        assert used.rss_bytes > 10e6
+        assert used.files > 5
     assert arrived.complete
     assert arrived.batches >= 1
     assert (arrived.lost, arrived.skipped) == (0, 0)

@@ -13,7 +13,7 @@ from pyroute2 import NetNS
 
 from probe.telemetry.lines import Point
 from tests.lab.capture import Capture
-from tests.lab.netlab import Lab, Namespace, Rule
+from tests.lab.netlab import ECHO_REQUESTS, Lab, Namespace, Rule
 from tests.lab.running import LabAgent, probes, total
 from tests.system.commands import wait_for
 
@@ -43,19 +43,23 @@ def clean(windows: list[Point]) -> bool:
     return all(total(windows, name) == 0 for name in ("errors", "late", "duplicates", "unstamped"))
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_every_seventh_dropped_is_lost_and_nothing_else(pair: Pair, tmp_path: Path, version: int) -> None:
+def test_every_seventh_dropped_is_lost_and_nothing_else(pair: Pair, tmp_path: Path) -> None:
     near, far = pair
-    rule = far.rule(every=7)
-    agent = ring(near, tmp_path, {"far": far.ipv4 if version == 4 else far.ipv6})
-    seen(agent, rule, 250)
+    rules = {
+        "four": far.rule(every=7, matches=ECHO_REQUESTS[:1]),
+        "six": far.rule(every=7, matches=ECHO_REQUESTS[1:]),
+    }
+    agent = ring(near, tmp_path, {"four": far.ipv4, "six": far.ipv6})
+    for rule in rules.values():
+        seen(agent, rule, 250)
     points = agent.stop()
-    windows, counts = probes(points, "far"), rule.counts()
-    assert "whole frames on veth0 to far" in agent.text()
+    assert "whole frames on veth0 to four" in agent.text()
     assert texts(points) == []
-    assert (total(windows, "sent"), total(windows, "lost")) == (counts.seen, counts.hit)
-    assert total(windows, "received") == counts.seen - counts.hit
-    assert clean(windows)
+    for target, rule in rules.items():
+        windows, counts = probes(points, target), rule.counts()
+        assert (total(windows, "sent"), total(windows, "lost")) == (counts.seen, counts.hit)
+        assert total(windows, "received") == counts.seen - counts.hit
+        assert clean(windows)
 
 
 def test_many_targets_behind_a_router_and_beside_it(lab: Lab, tmp_path: Path) -> None:
@@ -82,21 +86,24 @@ def test_many_targets_behind_a_router_and_beside_it(lab: Lab, tmp_path: Path) ->
     assert texts(points) == []
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_round_trip_times_are_those_of_a_capture(pair: Pair, tmp_path: Path, version: int) -> None:
+def test_round_trip_times_are_those_of_a_capture(pair: Pair, tmp_path: Path) -> None:
     near, far = pair
-    rule = far.rule("accept")
+    rules = [far.rule("accept", matches=[request]) for request in ECHO_REQUESTS]
     with Capture(near) as capture:
-        agent = ring(near, tmp_path, {"far": far.ipv4 if version == 4 else far.ipv6})
-        seen(agent, rule, 200)
-        windows = probes(agent.stop(), "far")
+        agent = ring(near, tmp_path, {"four": far.ipv4, "six": far.ipv6})
+        for rule in rules:
+            seen(agent, rule, 200)
+        points = agent.stop()
         time.sleep(0.1)
-    wire = np.array([trip.rtt_ns for trip in capture.round_trips() if trip.rtt_ns is not None])
-    assert total(windows, "received") == len(wire)
-    longest, least = (f"rtt_{name}_ns" for name in ("max", "min"))
-    # Two taps look at one packet one after the other.
-    assert max(int(w.fields[longest]) for w in windows) == pytest.approx(wire.max(), abs=50_000)
-    assert min(int(w.fields[least]) for w in windows) == pytest.approx(wire.min(), abs=20_000)
+    trips = capture.round_trips()
+    for target, address in (("four", far.ipv4), ("six", far.ipv6)):
+        windows = probes(points, target)
+        wire = np.array([t.rtt_ns for t in trips if t.rtt_ns is not None and t.target == address])
+        assert total(windows, "received") == len(wire)
+        longest, least = (f"rtt_{name}_ns" for name in ("max", "min"))
+        # Two taps look at one packet one after the other.
+        assert max(int(w.fields[longest]) for w in windows) == pytest.approx(wire.max(), abs=50_000)
+        assert min(int(w.fields[least]) for w in windows) == pytest.approx(wire.min(), abs=20_000)
 
 
 def test_what_it_cannot_be_done_for_gets_a_raw_socket_and_a_reason(pair: Pair, tmp_path: Path) -> None:
@@ -195,30 +202,33 @@ def test_a_neighbour_that_moves_is_followed(pair: Pair, tmp_path: Path) -> None:
     assert clean(windows)
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_a_neighbour_that_the_kernel_has_forgotten_is_asked_for_again(
-    lab: Lab, tmp_path: Path, version: int
-) -> None:
+def test_a_neighbour_that_the_kernel_has_forgotten_is_asked_for_again(lab: Lab, tmp_path: Path) -> None:
     """No probe passes the kernel's neighbour table, but one now and then."""
     near, far = lab.pair(static_neighbours=False)
-    address = far.ipv4 if version == 4 else far.ipv6
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    addresses = {socket.AF_INET: far.ipv4, socket.AF_INET6: far.ipv6}
     rule = far.rule("accept")
-    agent = ring(near, tmp_path, {"far": address})
-    seen(agent, rule, 50)
+    agent = ring(near, tmp_path, {"four": far.ipv4, "six": far.ipv6})
+    seen(agent, rule, 100)
 
     with NetNS(near.name) as ip:
         index = ip.link_lookup(ifname="veth0")[0]
 
         def known() -> bool:
-            entries = ip.get_neighbours(family=family, ifindex=index)
-            return any(e.get("dst") == address and e.get("lladdr") for e in entries)
+            return all(
+                any(
+                    entry.get("dst") == address and entry.get("lladdr")
+                    for entry in ip.get_neighbours(family=family, ifindex=index)
+                )
+                for family, address in addresses.items()
+            )
 
         assert known()  # as it was asked for when the ring was opened
-        ip.neigh("del", dst=address, ifindex=index)
-        wait_for(known, "the kernel to know the neighbour again")
-    seen(agent, rule, rule.counts().seen + 150)
-    windows = probes(agent.stop(), "far")
+        for address in addresses.values():
+            ip.neigh("del", dst=address, ifindex=index)
+        wait_for(known, "the kernel to know the neighbours again")
+    seen(agent, rule, rule.counts().seen + 300)
+    points = agent.stop()
+    windows = [*probes(points, "four"), *probes(points, "six")]
     assert total(windows, "received") == total(windows, "sent") == rule.counts().seen
     assert clean(windows)
 
