@@ -22,7 +22,7 @@ from typing import Any
 
 from tests.faults import recording
 from tests.faults.catalogue import Fault
-from tests.faults.topology import SITE, Site
+from tests.faults.topology import FIRST, SITE, Site
 from tests.system.commands import ROOT, coloprobe
 
 WINDOWS = 3  # the bar: right within so many whole windows
@@ -33,7 +33,7 @@ _QUIET_S = 60.0  # until the diagnosis is "no fault" again
 _SETTLING_S = 8.0  # what is mended is a change as well; the next one shall not seem to belong to it
 _RECORDING_S = 14.0  # between two faults that are recorded
 _LOOK_S = 0.1
-_POLL_S = 0.5
+_POLL_S = 0.7
 _LAST = "2m"
 _EARLIER_NS = 2_500_000_000  # a verdict may begin with the window that shows it first
 _SECOND = 1_000_000_000
@@ -223,6 +223,7 @@ class Runner:
 
     def _ask(self, *options: str) -> str:
         command = coloprobe("diagnose", "--state", self._site.state, "--last", _LAST, *options)
+        command = [*FIRST, *command]
         done = self._site.places["station"].run(command, check=False, timeout_s=30)
         assert done.returncode in (0, 1), done.stderr
         return done.stdout

@@ -33,6 +33,8 @@ from tests.system.commands import coloprobe, wait_for
 
 WINDOW_S = 2.0
 SITE = "LAB"
+# Whatever else this machine does shall not look like a fault of the agents' hosts.
+FIRST = ("nice", "-n", "-10")
 PORT = 9001
 STEP_MS = 250
 _DETOUR_NS = 750_000  # each way
@@ -257,7 +259,7 @@ class Site:
         self._add("session", "agent-1", [*orders, "trade", "10.60.1.10", str(PORT)])
         self._add("g1-reflector", "g1", coloprobe("reflect", "--bind", "0.0.0.0:862"))
         listen = ("--broker", "0.0.0.0:1883", "--board", "127.0.0.1:0", "--state", self.state)
-        self._add("station", "station", coloprobe("up", "127.0.0.1", *listen))
+        self._add("station", "station", [*FIRST, *coloprobe("up", "127.0.0.1", *listen)])
         for number, name in enumerate(("agent-1", "agent-2"), 1):
             state = self.directory / name
             file = self.directory / f"{name}.toml"
@@ -277,8 +279,7 @@ class Site:
             if number == 1:  # whose clock can be stepped
                 at = argv.index("probe.cli")
                 argv[at : at + 1] = ["tests.faults.stepping_agent", str(STEP_MS)]
-            # Whatever else this machine does shall not look like a fault of the agents' hosts.
-            self._add(name, name, ["nice", "-n", "-10", *argv])
+            self._add(name, name, [*FIRST, *argv])
 
     def _add(self, name: str, place: str, argv: list[str]) -> None:
         # Who is killed outright takes the rest along.
@@ -286,4 +287,4 @@ class Site:
         self.parts[name] = Part(name, self.places[place], argv, self.directory / f"{name}.log")
 
 
-__all__ = ["FAR", "NEAR", "PORT", "SITE", "WINDOW_S", "Site"]
+__all__ = ["FAR", "NEAR", "FIRST", "PORT", "SITE", "WINDOW_S", "Site"]
