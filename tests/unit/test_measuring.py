@@ -9,6 +9,7 @@ import pytest
 
 from probe import host_watch
 from probe.clock import MICROSECOND, MILLISECOND, SECOND
+from probe.detect import detector, found, levels, shifts
 from probe.engine import channel, engine, stamps
 from probe.host import listener, neighbours, quota, routes, sessions
 from probe.settings import EngineTable
@@ -61,6 +62,20 @@ def test_what_it_says_of_other_fields_exists() -> None:
         ("Ticks (default 10 ms)", int(EngineTable().tick), 10 * MILLISECOND),
         ("from 1,024 ns to 2^36 ns (69 s)", BOUNDS[-1], 2**36),
         ("up to 1,024 ns", BOUNDS[0], 1_024),
+        ("and by 20 us or more (2 us where", detector.NOTABLE, 20 * MICROSECOND),
+        ("(2 us where most RTTs are by the interface's clock)", detector.NOTABLE_HARDWARE, 2 * MICROSECOND),
+        ("has stayed for 60 windows", shifts.STAYS, 60),
+        ("the median of the last 32 windows", levels.HISTORY, 32),
+        ("at most 1.25 steps from", detector.LATENCY.clip, 1.25),
+        ("it tells at 0.32 steps", detector.LATENCY.least, 0.32),
+        ("and at most 0.3 steps", detector.LATENCY.restless, 0.3),
+        ("median lies 0.8 steps off", levels.NEARLY, 0.8),
+        ("if at least 6 RTTs show it", detector.LATENCY.probes, 6),
+        ("told from the 7th window on", detector.LATENCY.learn, 6),
+        ("jitter from the 17th", detector.JITTER.learn, 16),
+        ("takes four windows and 100 RTTs", detector.JITTER.windows, 4),
+        ("four windows and 100 RTTs", detector.JITTER.probes, 100),
+        ("More than 16 events of one kind", found.TOGETHER, 16),
         ("At most 32 interfaces", host_watch.MOST_INTERFACES, 32),
         ("takes more than 50 ms to tell them", host_watch.SLOW, 50 * MILLISECOND),
         ("at most 16 of a target", sessions.MOST_OF_A_TARGET, 16),
@@ -74,7 +89,7 @@ def test_what_it_says_of_other_fields_exists() -> None:
         ("as many neighbours", neighbours.MOST, 20_000),
     ],
 )
-def test_its_numbers_are_the_codes(text: str, value: int, expected: int) -> None:
+def test_its_numbers_are_the_codes(text: str, value: float, expected: float) -> None:
     assert text in " ".join(PAGE.split())
     assert value == expected
 
