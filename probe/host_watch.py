@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 MOST_INTERFACES = 32  # that are counted; those that lead to targets first
 SLOW = SECOND // 20  # a driver that takes longer to tell its counters is not asked again
 _FIELDS = (*STATS, "rx_missed")
-_VIRTUAL = ("veth", "tun", "bridge", "dummy", "ifb", "macvtap")
+# Containers and virtual machines make and take them away by the dozen, each time under another name.
+_FLEETING = ("veth", "tun", "macvtap")
+_VIRTUAL = ("bridge", "dummy", "ifb", *_FLEETING)
 
 
 class Tells(Protocol):
@@ -278,12 +280,16 @@ class HostWatch:
         return softnet()
 
     def _chosen(self) -> list[Link]:
-        """The interfaces that are counted: those that are up, or were; no loopback."""
+        """The interfaces that are counted: those that are up, or were; no loopback, and no container's."""
         links = [link for link in self._picture.links.table.current.values() if not link.flags & LOOPBACK]
         self._seen_up &= {link.ifindex for link in links}
         self._seen_up |= {link.ifindex for link in links if link.admin_up}
-        up = [link for link in links if link.ifindex in self._seen_up]
         leading = self._picture.targets_by
+        up = [
+            link
+            for link in links
+            if link.ifindex in self._seen_up and (link.kind not in _FLEETING or leading(link.ifindex))
+        ]
         up.sort(key=lambda link: (not leading(link.ifindex), link.kind in _VIRTUAL, link.ifindex))
         return up[:MOST_INTERFACES]
 

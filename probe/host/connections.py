@@ -39,7 +39,8 @@ class Connections:
     def to(self, remotes: Container[bytes]) -> list[Connection]:
         """Those to one of these addresses, MOST at most; in any thread, one at a time.
 
-        Raises: OSError: refused (ENOENT: there is no module tcp_diag), or no answer.
+        Raises: OSError: refused (ENOENT: there is no module tcp_diag), or no answer; then close it, for the
+            kernel takes no other question until it has answered this one.
         """
         found: list[Connection] = []
         for family in (V4, V6):
@@ -57,8 +58,6 @@ class Connections:
     def _ended(self, data: bytes) -> bool:
         """Whether it is, or holds, the end of an answer. Raises: OSError, as the kernel says."""
         for message in messages(data):
-            if message.sequence != self._sequence:  # of an earlier question whose answer came too late
-                return False
             if message.kind == DONE:
                 return True
             if message.kind == ERROR:
