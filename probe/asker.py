@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from probe.clock import SystemClock
 from probe.errors import AskError, MqttError
 from probe.settings import MqttTable, load_agent, load_collector, read_secret
 from probe.settings_checks import check_mqtt_files, check_url
@@ -197,7 +196,6 @@ class Asker:
             options=options or Options(),
             who=identity(),
             wait_ns=WAIT_NS,
-            sent_ns=SystemClock().wall(),
         )
         waiting = self._parts[agent, ask.id] = deque()
         before = self.statuses.get(agent)

@@ -1,7 +1,7 @@
 """A question to an agent in, checked fields out; parts of its answer in, their order checked, out; and back.
 
     ask       {"id": 32 hex digits, "what": "ping", "target": "nyse-a", "options": {"count": 10},
-               "from": "ops@desk", "wait_ns": 10000000000, "sent_ns": ...}
+               "from": "ops@desk", "wait_ns": 10000000000}
     cancel    {"id": that of the ask, "what": "cancel"}
     answer    {"id": that of the ask, "n": 0, "begun": {...}}               what is being done, and by whom
               {"id": ..., "n": 1, "lines": [{...}, ...]}                    any number of these; an empty one
@@ -9,8 +9,11 @@
               {"id": ..., "n": 2, "done": true, "status": 0, "error": ""}   the last one; as an exit status
 
 `n` counts the parts of one answer from 0, so that one that got lost is seen. `from` is what the asker says of
-itself: a broker of MQTT 3.1.1 vouches for nobody. Nothing here depends on two clocks: `wait_ns` counts from
-the arrival at the agent, and `sent_ns` only shows how far the clocks are apart.
+itself: a broker of MQTT 3.1.1 vouches for nobody.
+
+No question is answered long after it was asked, and that without comparing two hosts' clocks: sessions are
+clean, so the broker keeps none for an agent that is away; what it has retained is not heeded; a connection
+that has fallen silent is over within half a minute; and at the agent `wait_ns` counts from the arrival.
 """
 
 from __future__ import annotations
@@ -67,7 +70,6 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     options: Options = Options()
     who: Annotated[str, Meta(max_length=128)] = msgspec.field(default="", name="from")
     wait_ns: Annotated[int, Meta(ge=0, le=3_600_000_000_000)] = 10_000_000_000  # for the answer to begin
-    sent_ns: int = 0  # by the asker's wall clock
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from probe.agents import table
 from probe.ask import Question, ask
 from probe.ask_arguments import add_ask, options
-from probe.asker import Access, Status, access, nobody, status_of
+from probe.asker import Access, Asker, Status, access, nobody, status_of
 from probe.clock import SECOND
-from probe.errors import SettingsError, UsageError
+from probe.errors import AskError, SettingsError, UsageError
 from probe.settings import MqttTable
+from probe.telemetry import asks, topics
 from probe.telemetry.asks import Options
+from probe.telemetry.mqtt import Message
 
 BROKER = Access(MqttTable(), "ops", None)
 NOW = 1_795_000_000 * SECOND
@@ -148,3 +154,91 @@ def test_what_an_agent_did_not_say_is_not_guessed() -> None:
     )
     assert " ".join(second.split()) == "ny4-02 offline 0.1.0 abababab 2026-11-15 11:06:40 UTC (3 d)"
     assert " ".join(third.split()) == "ny4-03 online 0.2.0 cdcdcdcd 2026-11-18 09:06:40 UTC (2 h) not seen"
+
+
+# -- an answer, part by part ---------------------------------------------------------------------------------
+
+
+class Wire:
+    """In the place of a connection; `answers` come once something was asked."""
+
+    def __init__(self, *answers: Callable[[str], Message]) -> None:
+        self.said: list[tuple[str, dict[str, Any]]] = []
+        self._answers = answers
+        self._inbox: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def publish(self, topic: str, payload: bytes, **more: Any) -> None:
+        self.said.append((topic, json.loads(payload)))
+        if len(self.said) == 1:
+            for answer in self._answers:
+                self._inbox.put_nowait(answer(self.said[0][1]["id"]))
+
+    async def messages(self) -> AsyncIterator[Message]:
+        while True:
+            yield await self._inbox.get()
+
+
+def part(make: Callable[..., bytes], *rest: Any, agent: str = "ny4-01", retain: bool = False) -> Any:
+    return lambda asked: Message(topics.answer(agent), make(asked, *rest), retain)
+
+
+def status(state: str, since: int) -> Any:
+    payload = json.dumps({"state": state, "since": since}).encode()
+    return lambda asked: Message(topics.status("ny4-01"), payload, False)
+
+
+BEGUN, ENDED = part(asks.begun, {}), part(asks.done, 2, 0)
+
+
+def answered(said: list[str], *answers: Any) -> list[Any]:
+    """The lines that got through; `said` is what was published. Raises what `ask` raises."""
+    wire = Wire(*answers)
+    asker = Asker(cast("Any", wire), BROKER)
+    asker.statuses["ny4-01"] = Status("online", since=5)
+    lines: list[Any] = []
+
+    async def main() -> None:
+        reading = asyncio.create_task(asker.read())
+        try:
+            async for one in asker.ask("ny4-01", "links", patience_s=0.2):
+                lines.extend(one.lines)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    try:
+        asyncio.run(main())
+    finally:
+        said += [document["what"] for topic, document in wire.said if topic == topics.ask("ny4-01")]
+    return lines
+
+
+def test_parts_that_come_twice_from_elsewhere_or_late_are_passed_over() -> None:
+    line = part(asks.lines, 1, [b'{"n":1}'])
+    forged = part(asks.lines, 1, [b'{"n":0}'], agent="ld4-02")
+    stale = part(asks.done, 0, 1, "left", retain=True)
+    other = lambda asked: Message(topics.answer("ny4-01"), asks.done("0" * 32, 0, 1), False)  # noqa: E731
+    rubbish = lambda asked: Message(topics.answer("ny4-01"), b"{", False)  # noqa: E731
+    said: list[str] = []
+    assert answered(said, forged, stale, BEGUN, BEGUN, other, rubbish, line, line, ENDED, ENDED) == [{"n": 1}]
+    assert said == ["links"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ((BEGUN, ENDED), "part 1 of what ny4-01 answers got lost on the way"),
+        ((BEGUN,), "ny4-01 has fallen silent: no word for 0.2 s"),
+        ((), "ny4-01 is online, and does not answer: .* may user 'ops' write coloprobe/v1/ny4-01/ask"),
+        ((BEGUN, status("offline", 9)), "ny4-01 went offline before it had answered"),
+        ((status("online", 9),), "ny4-01 was started again before it had answered"),
+    ],
+)
+def test_an_answer_that_does_not_come_to_its_end_says_why_and_is_taken_back(
+    answers: tuple[Any, ...], words: str
+) -> None:
+    said: list[str] = []
+    with pytest.raises(AskError, match=words) as caught:
+        answered(said, *answers)
+    assert caught.value.exit_status == 1
+    assert said == ["links", "cancel"]

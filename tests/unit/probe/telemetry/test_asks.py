@@ -31,7 +31,6 @@ def test_a_question_comes_back_from_its_message() -> None:
         "options": {"count": 5},
         "from": "ops@desk",
         "wait_ns": 10_000_000_000,
-        "sent_ns": 0,
     }
     assert asks.parse(asks.encode(ask)) == ask
     assert asks.parse(asks.cancel(ID)) == Ask(id=ID, what="cancel")
