@@ -39,6 +39,7 @@ _MEMORY = 512 << 20  # bytes of address space
 _STDIN = 1 << 16
 _MOST_REFUSALS = 8  # in a row, and none let through: there is no point in going on
 _MOST_SEARCHES = 4  # for an MTU: that many different paths
+_LEAST_PATIENCE = 250_000_000  # ns
 _HEADER = {4: 20, 6: 40}
 
 
@@ -265,7 +266,7 @@ class Tracer:
         """Every packet, and again those that were not answered; then what became of them."""
         self._outcomes, self._tried = {}, {}
         waiting = [*asked, *asked]
-        until = 0
+        until, patience = 0, self._patience()
         while waiting or time.monotonic_ns() < until:
             now = time.monotonic_ns()
             if waiting and now >= self._next_at:
@@ -276,13 +277,18 @@ class Tracer:
                     echo = self._request.protocol == "tcp"
                     self._tried[number] = ask
                     self._send(self._packets.make(number, flow, ttl, size, echo=echo), number, flow)
-                    until = time.monotonic_ns() + self._request.timeout
+                    until = time.monotonic_ns() + patience
                 continue
             if all(ask in self._outcomes for ask in asked):
                 break
             self._listen((self._next_at if waiting else until) - now)
         self._listen(0)
         return {ask: self._outcomes.get(ask, mtu.Outcome()) for ask in asked}
+
+    def _patience(self) -> int:
+        """How long to wait for packets that may well vanish, ns: what has answered so far was faster."""
+        rtts = (seen.rtt_ns for flow in self._hops.seen for seen in flow.values() if seen.rtt_ns is not None)
+        return min(self._request.timeout, max(_LEAST_PATIENCE, 4 * max(rtts, default=0)))
 
     def _heard_of_size(self, reply: Reply) -> None:
         ask = self._tried.pop(reply.number)
