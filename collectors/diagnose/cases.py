@@ -24,6 +24,9 @@ from probe.clock import SECOND
 
 EXPECTED = 4.0  # lost probes that a track would have, were it hit: with none it is clean, to 2 %
 AT_ONCE = 3  # windows that beginnings may differ by
+SAMPLE = 64  # targets of a part of the network that are looked at, besides those that are hit
+ALIKE_AT_MOST = 16  # agents, or gateways, whose other targets are looked at
+CROWD = 1_000  # troubles: from here on nobody looks for what hits one target alone
 NEARER = 0.9  # of a round-trip time: a target below that is closer
 
 # Effects that one thing can have at once.
@@ -71,6 +74,11 @@ class Index:
         return found if found >= 0 else None
 
 
+def _sample(tracks: list[Track]) -> list[Track]:
+    """All of a few, some of very many: whether others are clean is told as well by those."""
+    return tracks if len(tracks) <= SAMPLE else tracks[:: len(tracks) // SAMPLE + 1]
+
+
 def key_of(track: Track, attributes: Attributes) -> Key:
     return tuple(getattr(track, name) for name in attributes)
 
@@ -105,12 +113,14 @@ class Case:
 
     @cached_property
     def members(self) -> list[Track]:
-        """Everything within reach."""
-        return self.index.group(tuple(self.reach), tuple(self.reach.values()))
+        """Everything within reach, or a sample of it."""
+        return _sample(self.index.group(tuple(self.reach), tuple(self.reach.values())))
 
     @cached_property
     def hits(self) -> list[Track]:
-        return [track for track in self.members if self.stand(track) == "hit"]
+        """The targets that are hit, all of them."""
+        found = {id(one.track): one.track for one in self.troubles if one.track and not one.track.flow}
+        return list(found.values())
 
     @cached_property
     def clean(self) -> list[Track]:
@@ -131,15 +141,22 @@ class Case:
         return min((one.size for one in self.troubles if one.effect in ("loss", "down")), default=1.0)
 
     def beside(self, attribute: str) -> list[Track]:
-        """What differs in this one attribute from what is within reach, of the agents that are hit."""
+        """What differs in this one attribute from what is within reach, or a sample of it.
+
+        Only what can be compared: of the agents that are hit; of other agents, the gateways that are hit.
+        """
+        with_ = "gateway" if attribute == "agent" else "agent"
         others = {name: value for name, value in self.reach.items() if name != attribute}
-        found = self.index.group(tuple(others), tuple(others.values()))
+        if with_ in others:
+            found = self.index.group(tuple(others), tuple(others.values()))
+        else:
+            attributes = (*others, with_)
+            values = sorted({getattr(track, with_) for track in self.hits})
+            found = []
+            for value in values[:: len(values) // ALIKE_AT_MOST + 1]:
+                found += self.index.group(attributes, (*others.values(), value))
         mine = self.reach[attribute]
-        near = [track for track in found if getattr(track, attribute) != mine]
-        if attribute == "agent":
-            return near
-        agents = set(self.agents)
-        return [track for track in near if track.agent in agents]
+        return _sample([track for track in found if getattr(track, attribute) != mine])
 
     def stand(self, track: Track) -> str:
         """'hit', 'clean', 'other' or 'unclear', see above."""
@@ -182,7 +199,10 @@ def cases_of(cause: Cause, index: Index, troubles: Iterable[Trouble]) -> Iterato
     mine = [trouble for trouble in troubles if trouble.effect in cause.effects | cause.own]
     if not mine:
         return
+    crowd = len(mine) > CROWD
     for attributes in cause.reaches:
+        if crowd and len(attributes) > 2:
+            continue
         groups: dict[Key, list[Trouble]] = defaultdict(list)
         for trouble in mine:
             for key in _keys(trouble, attributes, index):

@@ -226,13 +226,15 @@ MARKS: Mapping[str, frozenset[str]] = {
     "link-flap": frozenset({"carrier"}),
     "neighbour-failover": frozenset({"mac-changed"}),
     "ecmp-member": frozenset({"flows-split"}),
+    "firewall": frozenset({"other-kind-clean"}),
+    "mtu-black-hole": frozenset({"other-variant-clean", "mtu-shrunk"}),
     "host-stalled": frozenset({"stalled"}),
     "receive-buffer": frozenset({"hidden"}),
     "clock-step": frozenset({"stepped"}),
     "broker-away": frozenset({"silence"}),
 }
 # Without it such a cause is not ruled out, only unlikely: perhaps nobody was there to see it.
-UNMARKED = -4.0
+UNMARKED = -6.0
 # What a fault that nobody knows would weigh; a cause below that is not named.
 CHANCE = 2.0
 # Some troubles are as likely as others, but these are what one hopes to find last.

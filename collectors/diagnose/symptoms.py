@@ -56,8 +56,7 @@ def _within(case: Case) -> Iterator[Symptom]:
     windows = worst.windows
     if not clean:
         if len(hits) > 1:
-            known = sum(case.stand(track) in ("hit", "other") for track in case.members)
-            count = f"all {len(hits)}" if known == len(case.members) == len(hits) else f"{len(hits)}"
+            count = f"all {len(hits)}" if len(case.members) == len(hits) else f"{len(hits)}"
             yield Symptom("all-hit", f"{count} targets {where} are hit{more}", windows=windows)
         else:
             yield Symptom("one-hit", f"the one target {where} is hit{more}", windows=windows)
@@ -79,21 +78,23 @@ def _nearest(case: Case) -> Iterator[Symptom]:
     """Whether a target that is closer than others is hit with them, so that it is before what they share."""
     if "line" not in case.reach or "gateway" in case.reach:
         return
-    known = sorted(
-        (rtt, track.target, track) for track in case.hits if (rtt := _rtt(case, track)) is not None
-    )
+    known = [(rtt, track) for track in case.hits if (rtt := _rtt(case, track)) is not None]
+    known.sort(key=lambda one: one[0])
     if not known:
         return
-    nearest, name, track = known[0]
-    farther = [other for rtt, _, other in known if rtt * NEARER > nearest and other.gateway != track.gateway]
+    nearest, track = known[0]
+    farther = [other for rtt, other in known if rtt * NEARER > nearest and other.gateway != track.gateway]
     if farther and not case.clean:
-        yield Symptom("nearest-hit", f"{name}, the nearest over this line, is hit as those that are farther")
+        yield Symptom(
+            "nearest-hit", f"{track.target}, the nearest over this line, is hit as those that are farther"
+        )
 
 
 def _beside(case: Case, attribute: str) -> Iterator[Symptom]:
     others = case.beside(attribute)
-    hit = [track for track in others if case.stand(track) == "hit"]
-    clean = [track for track in others if case.stand(track) == "clean"]
+    stands = [(track, case.stand(track)) for track in others]
+    hit = [track for track, stand in stands if stand == "hit"]
+    clean = [track for track, stand in stands if stand == "clean"]
     if hit:
         part = len(hit) / (len(hit) + len(clean))
         words = f"{_listed(hit)}, of {_another(attribute, hit)}, {_is(hit)} hit as well"

@@ -30,6 +30,7 @@ from probe.clock import SECOND
 
 MOST_VERDICTS = 12
 MOST_RIVALS = 3
+MOST_UNSURE = 3  # then one says that one does not know
 RECENT_WINDOWS, RECENT_NS = 3, 5 * SECOND  # what was over before that comes last
 SURE = 0.5  # confidence from which on a cause is named
 CERTAIN = 0.99  # and more is nobody's to say
@@ -124,7 +125,8 @@ def diagnose(facts: Facts) -> list[Verdict]:
 def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
     index = Index(facts, troubles)
     found: list[Verdict] = []
-    while len(found) < MOST_VERDICTS:
+    unsure = 0
+    while len(found) < MOST_VERDICTS and unsure < MOST_UNSURE:
         left = [trouble for trouble in troubles if trouble not in index.explained]
         weighed = _weigh_all(index, left)
         best = max(weighed, key=_rank, default=None)
@@ -135,6 +137,7 @@ def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
         if confidence < SURE:
             # Too close: it is told as unknown, with both names.
             found.append(_unsure(facts, best, rivals, confidence))
+            unsure += 1
         else:
             found.append(_verdict(facts, best, rivals, confidence))
         _explain(index, best)
