@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -94,6 +94,17 @@ def batches(influxdb: servers.Influx) -> dict[str, set[int]]:
     return held
 
 
+def as_planned(windows: Sequence[float], skipped: float, late_ticks: float) -> None:
+    """Forty probes were sent in each of a target's windows, in a row.
+
+    Where this machine ran the agent late, as it says itself, a probe may have left in the next window, up to
+    250 ms late; or not at all.
+    """
+    if not late_ticks:
+        assert set(windows) == {40}
+    assert -10 <= sum(windows) - 40 * len(windows) + skipped <= 10 + skipped
+
+
 def test_three_targets_through_mosquitto_into_influxdb(
     tmp_path: Path,
     mosquitto: servers.Server,
@@ -111,17 +122,19 @@ def test_three_targets_through_mosquitto_into_influxdb(
     by_target = itertools.groupby(
         sorted(points, key=lambda p: (p["target"], p["time"])), lambda p: p["target"]
     )
+    host = influxdb.query("SELECT skipped, late_ticks FROM agent")
     for _, group in by_target:
         windows = list(group)
         full = windows[1:-1]  # the agent began inside the first one and ended inside the last one
         assert len(full) >= 3
         for point in full:
             assert point["time"] % WINDOW == 0
-            assert (point["sent"], point["received"], point["lost"], point["errors"]) == (40, 40, 0, 0)
+            assert (point["received"], point["lost"], point["errors"]) == (point["sent"], 0, 0)
             assert point["unstamped"] == 0
             assert (
                 0 < point["rtt_min_ns"] <= point["rtt_p50_ns"] <= point["rtt_p99_ns"] <= point["rtt_max_ns"]
             )
+        as_planned([p["sent"] for p in full], *(max(p[n] for p in host) for n in ("skipped", "late_ticks")))
         assert [p["time"] for p in full] == list(range(full[0]["time"], full[-1]["time"] + 1, WINDOW))
         # SIGTERM loses nothing: the last window was cut short, and what it had measured is there.
         assert windows[-1]["time"] == full[-1]["time"] + WINDOW
@@ -153,8 +166,13 @@ def test_into_victoria_metrics_through_the_v2_api(
 
     wait_for(lambda: all(len(values) >= 4 for values in sent()) and sent(), "four windows of three targets")
     assert measuring.stop() == 0, measuring.text()
+    host = [
+        max(series["values"])
+        for name in ("agent_skipped", "agent_late_ticks")
+        for series in victoria_metrics.export(f'{{__name__="{name}"}}')
+    ]
     for values in sent():
-        assert set(values[1:3]) == {40}
+        as_planned(values[1:3], *host)
     numbers = sorted(int(v) for s in victoria_metrics.export('{__name__="agent_batch"}') for v in s["values"])
     assert numbers == list(range(1, numbers[-1] + 1))
 
