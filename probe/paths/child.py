@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
@@ -48,14 +49,16 @@ class Packets:
 
     def __init__(self, request: Request, wire: Wire, secrets: Secrets) -> None:
         try:
-            from scapy.config import conf
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of theirs: what it imports is not ours to mend
+                from scapy.config import conf
 
-            # The kernel routes; a host with a full table would be read for minutes.
-            conf.route_autoload = conf.route6_autoload = False
-            # By its parts: `scapy.all` takes twice the time and the memory.
-            from scapy.layers.inet import ICMP, IP, TCP, UDP
-            from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
-            from scapy.packet import Raw
+                # The kernel routes; a host with a full table would be read for minutes.
+                conf.route_autoload = conf.route6_autoload = False
+                # By its parts: `scapy.all` takes twice the time and the memory.
+                from scapy.layers.inet import ICMP, IP, TCP, UDP
+                from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+                from scapy.packet import Raw
         except ImportError as missing:
             raise MissingPartError(f"scapy (Python module {missing.name})", "trace") from None
         self._request, self._wire, self._secrets = request, wire, secrets
