@@ -98,6 +98,11 @@ class Case:
     _stands: dict[int, str] = field(default_factory=dict)
 
     @cached_property
+    def key(self) -> tuple[object, ...]:
+        """What makes it this case: the same again is the same case."""
+        return self.cause.id, *self.reach.items(), *map(id, self.troubles)
+
+    @cached_property
     def begin_ns(self) -> int:
         return min(trouble.begin_ns for trouble in self.troubles)
 

@@ -16,7 +16,18 @@ from probe.telemetry.schema import MEASUREMENTS
 
 # Of `probe`, what the rules look at: a window has twice as many fields, and a fleet a million windows.
 PROBE_FIELDS = (
-    *("sent", "received", "lost", "late", "errors", "loss_burst_max", "rtt_p50_ns", "closed", "open"),
+    *(
+        "sent",
+        "received",
+        "lost",
+        "late",
+        "errors",
+        "loss_burst_max",
+        "rtt_min_ns",
+        "rtt_p50_ns",
+        "closed",
+        "open",
+    ),
     *("forward_p50_ns", "backward_p50_ns", "forward_lost", "backward_lost"),
 )
 COLLECTOR = "collector"  # the agent's id under which collectors speak

@@ -62,12 +62,18 @@ def _within(case: Case) -> Iterator[Symptom]:
             yield Symptom("one-hit", f"the one target {where} is hit{more}", windows=windows)
         return
     nearest = min((rtt for track in hits if (rtt := _rtt(case, track)) is not None), default=0.0)
-    nearer = [track for track in clean if (rtt := _rtt(case, track)) is not None and rtt < nearest * NEARER]
+    gateways = {track.gateway for track in hits}
+    nearer = [
+        track
+        for track in clean
+        if track.gateway not in gateways and (rtt := _rtt(case, track)) is not None and rtt < nearest * NEARER
+    ]
     farther = [track for track in clean if track not in nearer]
     if nearer and "line" in case.reach and not farther:
         words = f"{_listed(nearer)}, nearer than those that are hit, {_is(nearer)} clean: it is beyond"
         yield Symptom("nearer-clean", words)
-        yield Symptom("all-hit", f"{len(hits)} targets {where} are hit{more}", windows=windows)
+        name = "all-hit" if len(hits) > 1 else "one-hit"
+        yield Symptom(name, f"{_listed(hits)} {where} {_is(hits)} hit{more}", windows=windows)
         return
     share = len(farther or clean) / (len(hits) + len(farther or clean))
     words = f"{_listed(clean)} {where} {_is(clean)} clean, {len(hits)} {_is(hits)} hit"

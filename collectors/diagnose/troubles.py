@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from collectors.board import text
 from collectors.diagnose.columns import MISSING
@@ -21,6 +22,7 @@ MOST_WINDOWS = 8  # that prove a trouble
 CLEAN = 3  # windows in a row that end a loss
 LEAST_LOST = 3  # probes: fewer are no trouble
 LEAST_SENT = 3  # probes: a window of fewer tells nothing about a target that is silent
+WAITING_NS = 200_000  # a rise of the median below that, without one of the minimum, is a busy processor
 MUTE_SHARE = 0.5  # of the probes that were due: errors of more mean that the host let nothing out
 
 
@@ -149,6 +151,8 @@ def _slow(track: Track) -> Iterator[Trouble]:
     values = [column[i] for i in known]
     for rise in rises(values):
         indices = known[rise.first : rise.last + 1]
+        if rise.size < WAITING_NS and not _at_least(track, known[: rise.first], indices, rise.size / 2):
+            continue
         yield _trouble(
             "slow",
             track,
@@ -158,6 +162,18 @@ def _slow(track: Track) -> Iterator[Trouble]:
             f"({text.duration(rise.before)} before, {text.duration(rise.after)} since)",
             over=rise.last + 2 < len(values),
         )
+
+
+def _at_least(track: Track, before: Sequence[int], after: Sequence[int], rise: float) -> bool:
+    """Whether the fastest replies became slower too: else packets only waited somewhere, perhaps here."""
+    column = track.windows.raw("rtt_min_ns")
+    if column is None:
+        return True
+    fastest = [
+        [column[i] for i in some if isinstance(column[i], int) and column[i] != MISSING]
+        for some in (before, after)
+    ]
+    return not all(fastest) or median(fastest[1]) - median(fastest[0]) >= rise
 
 
 def _trouble(

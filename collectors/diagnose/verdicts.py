@@ -126,9 +126,10 @@ def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
     index = Index(facts, troubles)
     found: list[Verdict] = []
     unsure = 0
+    weighed: list[Weighed] = []
     while len(found) < MOST_VERDICTS and unsure < MOST_UNSURE:
         left = [trouble for trouble in troubles if trouble not in index.explained]
-        weighed = _weigh_all(index, left)
+        weighed = _weigh_all(index, left, weighed)
         best = max(weighed, key=_rank, default=None)
         if best is None or best.weight <= CHANCE:
             break
@@ -140,15 +141,32 @@ def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
             unsure += 1
         else:
             found.append(_verdict(facts, best, rivals, confidence))
+        explained = set(index.explained)
         _explain(index, best)
+        weighed = _untouched(weighed, index.explained - explained)
     rest = [one for one in troubles if one not in index.explained and one.track is not None]
     if rest := [one for one in rest if one.track is not None and not one.track.flow]:
         found += _unexplained(facts, rest, _weigh_all(index, rest))
     return _merged(found)
 
 
-def _weigh_all(index: Index, left: Sequence[Trouble]) -> list[Weighed]:
-    return [_weigh(case) for cause in CAUSES.values() for case in cases_of(cause, index, left)]
+def _weigh_all(index: Index, left: Sequence[Trouble], known: Iterable[Weighed] = ()) -> list[Weighed]:
+    """Every case, weighed; `known` are weighed already."""
+    before = {one.case.key: one for one in known}
+    cases = (case for cause in CAUSES.values() for case in cases_of(cause, index, left))
+    return [before.get(case.key) or _weigh(case) for case in cases]
+
+
+def _untouched(weighed: Iterable[Weighed], explained: Iterable[Trouble]) -> list[Weighed]:
+    """The cases that would weigh the same again, because nothing of their time was explained meanwhile."""
+    spans = [(one.begin_ns, math.inf if one.end_ns is None else one.end_ns) for one in explained]
+    first = min((begin for begin, _ in spans), default=0)
+    last = max((end for _, end in spans), default=0)
+    return [
+        one
+        for one in weighed
+        if one.case.begin_ns - one.case.slack > last or one.case.until_ns + one.case.slack < first
+    ]
 
 
 def _weigh(case: Case) -> Weighed:
