@@ -28,6 +28,10 @@ from probe.tracing import traced
 
 log = logging.getLogger(__name__)
 
+Work = Callable[
+    [], Coroutine[Any, Any, None]
+]  # called by its task: one that never runs leaves nothing behind
+
 
 @dataclass
 class Surroundings:
@@ -72,12 +76,13 @@ class Parts:
         self._host: HostWatch | None = None
         # It stays as well: what is known of the paths is not in the settings.
         self.paths = PathWatch(around.settings().trace, around.teller, around.clock, self._traceable)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: tuple[object, int] | None = None  # the settings that it has
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Run them until cancelled."""
         # What is being answered goes on when the settings change.
-        asks = asyncio.create_task(self._kept("asks", self.answerer.run()), name="asks")
+        asks = asyncio.create_task(self._kept("asks", self.answerer.run), name="asks")
         try:
             self.begin()
             await asyncio.Event().wait()
@@ -91,23 +96,29 @@ class Parts:
         around, settings = self._around, self._around.settings()
         length = int(settings.window.length)
         self.paths.settings = settings.trace
-        self._host = HostWatch(settings.host, length, around.teller, around.clock, around.watched)
-        works: dict[str, Coroutine[Any, Any, None]] = {
-            "host watch": self._host.run(),
-            "paths": self.paths.run(),
-        }
-        self._tasks = [asyncio.create_task(self._kept(name, work), name=name) for name, work in works.items()]
+        works: dict[str, Work] = {"paths": self.paths.run}
+        if (settings.host, length) != self._watching:
+            self._watching = settings.host, length
+            self._host = HostWatch(settings.host, length, around.teller, around.clock, around.watched)
+            works["host watch"] = self._host.run
+        for name, work in works.items():
+            self._tasks[name] = asyncio.create_task(self._kept(name, work), name=name)
 
-    async def end(self) -> None:
-        """Stop them all."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
+    async def end(self, but: str = "") -> None:
+        """Stop them all, or all `but` one."""
+        ended = [self._tasks.pop(name) for name in list(self._tasks) if name != but]
+        if not self._tasks:
+            self._watching = None
+        for task in ended:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*ended, return_exceptions=True)
 
     async def restart(self) -> None:
         """The settings have changed."""
-        await self.end()
+        settings = self._around.settings()
+        # It asks for the targets itself, and would have to learn anew who its neighbours are.
+        same = (settings.host, int(settings.window.length)) == self._watching
+        await self.end(but="host watch" if same else "")
         self.begin()
 
     def _address_of(self, target: Target) -> str:
@@ -143,10 +154,10 @@ class Parts:
             async for line in lines:
                 yield line
 
-    async def _kept(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _kept(self, name: str, work: Work) -> None:
         """A part that fails is told of, and everything else goes on."""
         try:
-            await work
+            await work()
         except Exception as problem:
             log.exception("%s has ended by a defect; measuring goes on without it", name)
             text = f"{name} has ended by a defect: {problem!r}"
