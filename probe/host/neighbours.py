@@ -57,7 +57,7 @@ class Neighbours:
         key = neighbour.ifindex, neighbour.address
         known = self.table.current.get(key)
         if gone or (by_hand and neighbour.state & FAILED):  # whose entry is deleted is called failed first
-            if known is not None and not (known.mac and self._matters(key)):
+            if known is not None and not self._kept(key, known):
                 self.table.change(key, lambda _: None)
             return
         old, new = self.table.change(key, lambda known: _after(known, neighbour))
@@ -69,6 +69,10 @@ class Neighbours:
         """An interface is gone, and another one may get its number."""
         for key in [key for key in self.table.current if key[0] == index]:
             self.table.change(key, lambda _: None)
+
+    def _kept(self, key: Key, known: Known) -> bool:
+        """Whether it is remembered when the kernel forgets it."""
+        return (bool(known.mac) or known.silent) and self._matters(key)
 
     def _matters(self, key: Key) -> bool:
         return self._gateway(key) or bool(self._behind(key))

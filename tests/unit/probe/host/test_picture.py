@@ -288,6 +288,10 @@ def test_silence_and_the_answer_after_it() -> None:
         "the gateway 10.99.0.2 on eth0 does not answer any more; behind it: cme-a",
         "the gateway 10.99.0.2 on eth0 answers again; behind it: cme-a",
     ]
+    # It stays silent when the kernel forgets that it was, and asks again.
+    nobody = [neighbour("10.99.0.3", state=FAILED), neighbour("10.99.0.3", state=FAILED, gone=True)]
+    tell(seen, route("10.61.0.0/16", "10.99.0.3"))
+    assert len(tell(seen, *nobody * 3)) == 1
     # Of others it is not told: whoever scans a network leaves hundreds of them.
     assert tell(seen, neighbour("10.99.0.200", state=FAILED)) == []
     assert len(tell(seen, neighbour("10.99.0.200", MAC), neighbour("10.99.0.200", OTHER))) == 1
