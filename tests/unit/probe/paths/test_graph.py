@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from probe.paths.graph import lines, rows
 from probe.paths.records import Hop, Path
+from tests.unit.probe.repeatable import repeatable
 
 
 def path(flow: int, routers: str, *, mtu: int | None = None) -> Path:
@@ -98,6 +99,7 @@ def test_where_the_mtu_falls_is_said_once() -> None:
 ROUTES = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d|e", "*"]), max_size=7), min_size=1, max_size=6)
 
 
+@repeatable
 @given(ROUTES)
 def test_every_hop_of_every_flow_is_in_it(routes: list[list[str]]) -> None:
     paths = [path(flow, " ".join(route)) for flow, route in enumerate(routes)]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from probe.clock import MILLISECOND, SECOND
 from probe.paths.hops import BEYOND, POLITE, Hops
 from probe.paths.replies import EXCEEDED
+from tests.unit.probe.repeatable import repeatable
 
 TIMEOUT = SECOND
 TARGET = "t"
@@ -91,6 +92,7 @@ def truth(network: Network, flow: int) -> list[str]:
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=5)
 
 
+@repeatable
 @given(st.data(), st.integers(1, 4))
 def test_every_hop_of_every_flow_is_found_whoever_is_silent(data: st.DataObject, probes: int) -> None:
     lengths = data.draw(LENGTHS)
@@ -111,6 +113,7 @@ def test_every_hop_of_every_flow_is_found_whoever_is_silent(data: st.DataObject,
             assert hop.rtt_ns == (None if again else network.rtt)
 
 
+@repeatable
 @given(st.integers(0, 12), st.integers(1, 4))
 def test_a_silent_target_ends_at_the_last_answer_and_within_bounds(length: int, flows: int) -> None:
     network = Network([length + 1] * flows, answers=False)
@@ -135,6 +138,7 @@ def test_a_router_that_limits_its_answers_is_asked_once_more_a_second_later() ->
     assert times[-1] - times[-2] >= SECOND
 
 
+@repeatable
 @given(st.integers(0, 1 << 30))
 def test_loss_makes_no_path_longer_or_shorter(seed: int) -> None:
     network = Network([6, 6, 3], loss=0.2, random=random.Random(seed))
@@ -147,6 +151,7 @@ def test_loss_makes_no_path_longer_or_shorter(seed: int) -> None:
         assert all(ours[at] in ("*", router) for at, router in enumerate(real[:-1]) if at < len(ours) - 1)
 
 
+@repeatable
 @given(LENGTHS, st.sampled_from([1000, 5 * MILLISECOND]))
 def test_a_gateways_port_gets_one_syn_of_each_flow_and_one_a_second(lengths: list[int], rtt: int) -> None:
     network = Network(lengths, rtt=rtt, gap=20 * MILLISECOND)

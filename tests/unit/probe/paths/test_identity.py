@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from probe.paths import identity
 from probe.paths.identity import FIRST_PORT, MOST_NUMBERS, PORTS, Secrets
+from tests.unit.probe.repeatable import repeatable
 
 NUMBERS = st.integers(0, MOST_NUMBERS - 1)
 SECRETS = st.builds(Secrets.of, st.binary(min_size=16, max_size=16), st.integers(0, 1 << 62))
@@ -26,6 +27,7 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+@repeatable
 @given(st.text(), st.integers(1, 64))
 def test_flows_of_a_target_differ_and_are_the_same_the_next_time(seed: str, count: int) -> None:
     flows = identity.flows(seed, count)
@@ -37,6 +39,7 @@ def test_flows_of_a_target_differ_and_are_the_same_the_next_time(seed: str, coun
     assert all(0 < flow.checksum < 0xFFFF and 0 < flow.label < 1 << 20 for flow in flows)
 
 
+@repeatable
 @given(SECRETS, NUMBERS, SIZES, st.text(max_size=4), st.sampled_from([4, 6]))
 def test_the_checksum_of_an_echo_is_its_flows(
     secrets: Secrets, number: int, size: int, seed: str, version: int
@@ -54,6 +57,7 @@ def test_the_checksum_of_an_echo_is_its_flows(
     assert secrets.echo_number(secrets.echo_sequence(number)) == number
 
 
+@repeatable
 @given(SECRETS, NUMBERS, SIZES, st.sampled_from([4, 6]))
 def test_the_checksum_of_a_datagram_is_its_number(
     secrets: Secrets, number: int, size: int, version: int
@@ -73,6 +77,7 @@ def test_the_checksum_of_a_datagram_is_its_number(
     assert secrets.udp_number(found) == number
 
 
+@repeatable
 @given(SECRETS, NUMBERS, st.integers(0, 0xFFFFFFFF))
 def test_tcp_numbers_come_back_and_nothing_else_does(secrets: Secrets, number: int, other: int) -> None:
     assert secrets.tcp_number(secrets.tcp_sequence(number)) == number

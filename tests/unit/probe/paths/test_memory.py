@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.paths.memory import FORMER, PathMemory, text
+from tests.unit.probe.repeatable import repeatable
 
 Hops = list[tuple[str, ...]]
 
@@ -27,6 +28,7 @@ def some(hops: Hops) -> st.SearchStrategy[set[int]]:
     return st.sets(st.integers(0, len(hops) - 2))
 
 
+@repeatable
 @given(st.data())
 def test_silence_never_changes_an_id_and_what_is_learnt_does_not_either(data: st.DataObject) -> None:
     path = data.draw(PATHS)
@@ -44,6 +46,7 @@ def test_silence_never_changes_an_id_and_what_is_learnt_does_not_either(data: st
     assert memory.observe(path, True).hops == tuple(map(frozenset, path))
 
 
+@repeatable
 @given(st.data())
 def test_another_router_is_another_path_and_the_way_back_has_its_old_id(data: st.DataObject) -> None:
     path = data.draw(PATHS)
@@ -61,6 +64,7 @@ def test_another_router_is_another_path_and_the_way_back_has_its_old_id(data: st
     assert (back.changed, back.path_id, back.before_id) == (True, first.path_id, found.path_id)
 
 
+@repeatable
 @given(PATHS, st.integers(1, 4))
 def test_a_longer_path_is_another_one(path: Hops, more: int) -> None:
     longer = [*path[:-1], *((f"new{n}",) for n in range(more)), path[-1]]

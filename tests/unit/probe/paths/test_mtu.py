@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.paths.mtu import LEAST, SMALL, Ask, Found, Outcome, search
+from tests.unit.probe.repeatable import repeatable
 
 ROUNDS = 40
 
@@ -74,6 +75,7 @@ MTUS = st.integers(SMALL + 1, 9100)
 LINKS = st.lists(MTUS, min_size=1, max_size=8)
 
 
+@repeatable
 @given(LINKS, st.booleans(), MTUS)
 def test_what_another_path_has_found_saves_time_and_changes_nothing(
     links: list[int], talk: bool, hint: int
@@ -85,6 +87,7 @@ def test_what_another_path_has_found_saves_time_and_changes_nothing(
             assert network.rounds <= max(plain.rounds, 5)
 
 
+@repeatable
 @given(LINKS, st.data())
 def test_the_smallest_link_is_found_whoever_tells(links: list[int], data: st.DataObject) -> None:
     talk = data.draw(st.lists(st.booleans(), min_size=len(links), max_size=len(links)))
@@ -107,6 +110,7 @@ def test_the_smallest_link_is_found_whoever_tells(links: list[int], data: st.Dat
     assert network.packets < 400
 
 
+@repeatable
 @given(
     st.lists(st.sampled_from([1500, 1492, 1400, 1280, 9000]), min_size=2, max_size=6), st.integers(0, 1 << 20)
 )

@@ -22,6 +22,7 @@ from probe.paths.replies import (
     Matcher,
     Reply,
 )
+from tests.unit.probe.repeatable import repeatable
 
 US, ROUTER, TARGET = bytes([10, 0, 0, 1]), bytes([10, 0, 9, 1]), bytes([10, 98, 0, 1])
 US6, ROUTER6, TARGET6 = (bytes([0xFD, n]) + bytes(14) for n in (1, 2, 3))
@@ -60,6 +61,7 @@ KINDS = st.sampled_from(["icmp", "udp", "tcp"])
 FLOW, NUMBER = st.integers(0, 3), st.integers(0, 2000)
 
 
+@repeatable
 @given(KINDS, FLOW, NUMBER, st.booleans(), st.integers(0, 3))
 def test_an_error_names_the_probe_that_it_quotes(
     kind: str, flow: int, number: int, short: bool, options: int
@@ -84,6 +86,7 @@ def test_an_error_names_the_probe_that_it_quotes(
             assert found == Reply(flow, number, "fd02::", PORT_UNREACHABLE, True)
 
 
+@repeatable
 @given(FLOW, NUMBER)
 def test_a_target_answers_in_the_words_of_its_protocol(flow: int, number: int) -> None:
     echo = transport("icmp", flow, number, 4)
@@ -110,6 +113,7 @@ def test_what_quotes_another_packet_is_nobodys_answer(place: str) -> None:
     assert FOUR.icmp4(packet4(ROUTER, struct.pack("!BBHI", 11, 0, 0, 0) + bytes(inner))) is None
 
 
+@repeatable
 @given(st.binary(max_size=120), st.binary(max_size=60))
 def test_whatever_comes_nothing_raises_and_nothing_is_believed(data: bytes, rest: bytes) -> None:
     for start in (b"", b"\x45" + bytes(19), struct.pack("!BBHI", 11, 0, 0, 0), b"\x03\x04"):
@@ -123,6 +127,7 @@ def test_whatever_comes_nothing_raises_and_nothing_is_believed(data: bytes, rest
             assert found is None
 
 
+@repeatable
 @given(st.data())
 def test_a_cut_or_damaged_answer_raises_nothing(data: st.DataObject) -> None:
     kind, version = data.draw(KINDS), data.draw(st.sampled_from([4, 6]))
