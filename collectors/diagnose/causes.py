@@ -196,7 +196,7 @@ CAUSES: dict[str, Cause] = dict(
             "host-stalled",
             "host",
             "agent",
-            "slow loss unsent",
+            "slow unsent",
             "stall",
             "the host does not run its programs in time",
             "coloprobe ask {agent} check",

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import PAGE, render
+from collectors.diagnose.rules import RULES
+from docs.generate import PAGE, RULES_PAGE, render, render_rules
 from probe.telemetry.schema import MEASUREMENTS
 
 
 def test_the_schema_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(), "docs/schema.md is stale: run `make docs`"
+
+
+def test_the_page_of_rules_is_current_and_has_them_all() -> None:
+    page = RULES_PAGE.read_text(encoding="utf-8")
+    assert page == render_rules(), "docs/rules.md is stale: run `make docs`"
+    assert all(f"(`{rule.symptom}`)" in page for rule in RULES)
 
 
 def test_the_schema_page_names_every_field() -> None:
