@@ -39,8 +39,11 @@ histogram = "{window}"
 interval = "{interval}"
 [mqtt]
 url = "mqtt://127.0.0.1:9"
+{trace}
 {targets}
 """
+# Traces are echo requests and SYNs, too, and tests count those of targets; whoever wants them says so.
+UNTRACED = '[trace]\nevery = "0s"\non_event = false'
 
 
 def together(*work: Callable[[], T]) -> list[T]:
@@ -100,8 +103,16 @@ class LabAgent:
         self._file = directory / "agent.toml"
         if isinstance(targets, dict):
             targets = "\n".join(f'[[target]]\nname = "{n}"\naddress = "{a}"' for n, a in targets.items())
+        trace = "" if "[trace]" in agent + targets else UNTRACED
         self._file.write_text(
-            AGENT.format(state=self._state, agent=agent, interval=interval, window=window, targets=targets),
+            AGENT.format(
+                state=self._state,
+                agent=agent,
+                interval=interval,
+                window=window,
+                trace=trace,
+                targets=targets,
+            ),
             encoding="utf-8",
         )
         self._process: subprocess.Popen[str] | None = None
