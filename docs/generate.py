@@ -56,14 +56,15 @@ _RULES_HEAD = f"""\
 
 <!-- Made by `make docs` from collectors/diagnose/: change causes.py or rules.py there, then run it again. -->
 
-How to read a verdict is in [troubleshooting.md](troubleshooting.md). A weight is in bits: +3 says that one sees
-this eight times as often where the cause is at work as where it is not, -3 the contrary. Weights add up; a cause
-below +{rules.CHANCE:g} in all is not named.
+How to read a verdict is in [troubleshooting.md](troubleshooting.md). A weight is in bits: +3 says that one
+sees this eight times as often where the cause is at work as where it is not, -3 the contrary. Weights add up; a
+cause below +{rules.CHANCE:g} in all is not named.
 
 ## Causes
 
 What a cause hits has some tags in common: that is its reach. `agent line` is all that one agent measures over
-one line. Its effects on targets are what it explains; a cause with a mark weighs {rules.UNMARKED:g} where none is seen.
+one line. Its effects on targets are what it explains; a cause with marks weighs {rules.UNMARKED:g} where none
+is seen.
 """
 
 
