@@ -57,8 +57,8 @@ _RULES_HEAD = f"""\
 <!-- Made by `make docs` from collectors/diagnose/: change causes.py or rules.py there, then run it again. -->
 
 How to read a verdict is in [troubleshooting.md](troubleshooting.md). A weight is in bits: +3 says that one
-sees this eight times as often where the cause is at work as where it is not, -3 the contrary. Weights add up; a
-cause below +{rules.CHANCE:g} in all is not named.
+sees this eight times as often where the cause is at work as where it is not, -3 the contrary. Weights add up;
+a cause below +{rules.CHANCE:g} in all is not named.
 
 ## Causes
 
