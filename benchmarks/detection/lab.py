@@ -25,6 +25,7 @@ from tests.lab.link import Constant, Impairments, Listed, Trace
 from tests.lab.netlab import Lab
 
 SHIFT, BURST = "shift", "burst"
+_OWN = 100_000  # ns that the emulator and the kernels add to the RTT
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def plan(
         if kind == BURST:
             changes.append(Change(BURST, at, dice.choice((3, 3, 4, 5, 8))))
             continue
-        before = delay + more
-        more = 0 if more else round(delay * dice.uniform(least, 3 * least))
-        changes.append(Change(SHIFT, at, (delay + more) / before - 1))
+        before = delay + _OWN + more
+        more = 0 if more else round((delay + _OWN) * dice.uniform(least, 3 * least))
+        changes.append(Change(SHIFT, at, (delay + _OWN + more) / before - 1))
     delays += [more] * (apart[1] * per_window)
     return Plan(window, interval, delay, tuple(delays), tuple(changes))
 

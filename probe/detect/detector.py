@@ -70,6 +70,7 @@ class Detector:
             "jitter", ends, Levels(ends.all_flows, JITTER), _alike, falls=False, alone="jitter"
         )
         self._unstamped = np.full(ends.all_flows, np.nan)  # the usual share
+        self._skew = np.zeros(ends.all_flows)  # how far the mean usually lies above the median, ns
         self._still = np.ones(ends.all_flows, np.bool_)  # this window did not go to another level
         self._starts: deque[int] = deque(maxlen=_STARTS)
         self._end = 0  # of the last window
@@ -135,11 +136,19 @@ class Detector:
     def _latency_moves(self, window: Observed, sound: Mask, start_ns: int) -> Moves:
         levels = self._latency.levels
         before = levels.base.copy()
-        middle = window.times["rtt_p50_ns"]
-        level = np.where(levels.learnt, window.level, middle)
         up, down = self._steps(before)
-        changed = levels.update(level, window.timed, up, down, start_ns, sound)
-        off = np.where(level > before, (level - before) / up, (level - before) / down)
+        middle = window.times["rtt_p50_ns"]
+        # The median does not heed a few outliers, but jumps where RTTs are of two sorts; the mean of what was
+        # drawn in does not jump, but heeds outliers. Of both, what is nearer to the usual level counts.
+        mean = window.level - self._skew
+        off = np.minimum(np.abs(middle - before), np.abs(mean - before)) * np.sign(middle - before)
+        off[(middle > before) != (mean > before)] = 0.0
+        level = np.where(levels.learnt, before + off, middle)
+        changed = levels.update(level, window.timed, up, down, start_ns, sound, middle)
+        more = np.where(sound & levels.learnt, window.level - middle - self._skew, 0.0)
+        self._skew = np.clip(self._skew + np.nan_to_num(more) / 32, -0.25 * up, 0.25 * up)
+        self._skew[~levels.learnt] = 0.0
+        off = np.where(off > 0, off / up, off / down)
         # Most of the probes have to be on their way to the new level, however far away the rest are.
         away = np.where(changed > 0, (middle - before) / up, (before - middle) / down)
         changed[~(away > NEARLY)] = 0
@@ -197,6 +206,7 @@ class Detector:
             new.episodes.adopt(before.episodes, flow_source)
         kept = flow_source >= 0
         self._unstamped[kept] = old._unstamped[flow_source[kept]]
+        self._skew[kept] = old._skew[flow_source[kept]]
 
 
 def _alike(level: Floats, usual: Floats) -> Mask:

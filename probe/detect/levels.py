@@ -82,12 +82,20 @@ class Levels(Rows):
         return self.known >= self.rule.learn
 
     def update(
-        self, level: Floats, probes: Ints, up: Floats, down: Floats, start_ns: int, sound: Mask
+        self,
+        level: Floats,
+        probes: Ints,
+        up: Floats,
+        down: Floats,
+        start_ns: int,
+        sound: Mask,
+        seen: Floats | None = None,
     ) -> Ints:
         """A window of every flow. Returns 1 where the level went up, -1 where it went down, else 0.
 
         level: of the window; `probes`: how many it is made of; 0: there is none.
         up, down: the steps to be found. sound: whether to heed the window at all.
+        seen: what goes into the history, where that is not `level`.
         Whoever is told of a change calls `move` with these rows.
         """
         rule = self.rule
@@ -122,7 +130,7 @@ class Levels(Rows):
             told = growing & (run >= rule.windows) & (proof >= rule.probes) & (far > NEARLY * step)[some]
             told &= more[some] >= np.maximum(rule.least * step, sure * scatter)[some]
             changed[some[told]] = sign
-        self._remember(level, heed)
+        self._remember(level if seen is None else seen, heed)
         return changed
 
     def move(self, which: Ints, level: Floats) -> None:
