@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from probe.check_trace import trace_finding
 from probe.check_watch import watch_findings
 from probe.errors import PrivilegeError, ResolveError, SocketError
 from probe.findings import Finding
@@ -51,6 +52,7 @@ def host_findings(agent: AgentSettings) -> Iterator[Finding]:
         yield _name(target, addresses[target.address, target.family])
     yield from _unbroken(members)
     yield from watch_findings(agent.host, members)
+    yield trace_finding(agent.trace)
     if agent.engine.backend == "ring":
         yield from _ways(members)
 
