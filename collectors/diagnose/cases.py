@@ -27,7 +27,7 @@ AT_ONCE = 3  # windows that beginnings may differ by
 SAMPLE = 64  # targets of a part of the network that are looked at, besides those that are hit
 ALIKE_AT_MOST = 16  # agents, or gateways, whose other targets are looked at
 CROWD = 1_000  # troubles: from here on nobody looks for what hits one target alone
-NEARER = 0.9  # of a round-trip time: a target below that is closer
+NEARER = 0.7  # of a round-trip time: a target below that is closer
 
 # Effects that one thing can have at once.
 FAMILIES = (frozenset({"loss", "down", "unsent"}), frozenset({"slow"}), frozenset({"closed"}))
@@ -145,6 +145,32 @@ class Case:
         """The share of probes that those who lose some lose, the smallest of all."""
         return min((one.size for one in self.troubles if one.effect in ("loss", "down")), default=1.0)
 
+    @cached_property
+    def shift(self) -> float:
+        """The smallest of the shifts, ns."""
+        return min((one.size for one in self.troubles if one.effect == "slow"), default=0.0)
+
+    def hops(self, track: Track) -> int | None:
+        """How many hops it is away, as far as a trace knows."""
+        for columns in self.index.facts.paths.get((track.agent, track.target), {}).values():
+            if known := columns.numbers("hops"):
+                return int(known[-1])
+        return None
+
+    def nearer(self, one: Track, other: Track) -> bool:
+        """Whether `one` is clearly closer than `other`, a target of another gateway.
+
+        By hops where both were traced; else by the round-trip time, of the same kind of probe.
+        """
+        if one.gateway == other.gateway or one.agent != other.agent:
+            return False
+        hops, others = self.hops(one), self.hops(other)
+        if hops is not None and others is not None:
+            return hops < others
+        rtt, longer = self.index.rtt(one), self.index.rtt(other)
+        same = (one.kind, one.variant, one.dscp) == (other.kind, other.variant, other.dscp)
+        return same and rtt is not None and longer is not None and rtt < NEARER * longer
+
     def beside(self, attribute: str) -> list[Track]:
         """What differs in this one attribute from what is within reach, or a sample of it.
 
@@ -193,10 +219,17 @@ class Case:
         some = range(some.start, max(some.start, len(some) + some.start))
         sent = windows.total("sent", some)
         if "slow" in self.effects and not self.effects & {"loss", "down"}:
-            return len(some) >= FEWEST
-        if "loss" in self.effects:
-            return sent * self.rate >= EXPECTED
-        return sent >= LEAST_SENT
+            return len(some) >= FEWEST and self.stays_fast(track, some)
+        lost = windows.total("lost", some)
+        if lost * 4 > sent * self.rate:
+            return False  # too few for a trouble, and too many to be clean
+        return sent * self.rate >= EXPECTED if "loss" in self.effects else sent >= LEAST_SENT
+
+    def stays_fast(self, track: Track, some: range) -> bool:
+        """Whether none of the newest windows, one or two, shows half of the shift."""
+        values = track.windows.numbers("rtt_p50_ns", some)
+        usual = self.index.rtt(track)
+        return usual is not None and bool(values) and max(values[-FEWEST:]) < usual + self.shift / 2
 
 
 def cases_of(cause: Cause, index: Index, troubles: Iterable[Trouble]) -> Iterator[Case]:

@@ -25,7 +25,7 @@ MISSED = 3  # batches in a row that did not come
 WAITING = 4  # batches more than usual in the spool
 SOME, MUCH = 0.05, 0.15  # of the probes that were due: skipped, in several readings or in one
 OFTEN = 6  # readings with a stall in a row
-_SAME = 3  # readings: growth within so many belongs together
+_SAME = 2  # readings: growth within so many belongs together
 _LINK_KINDS = ("carrier", "operstate", "admin", "removed")
 
 

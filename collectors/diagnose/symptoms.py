@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from collectors.board import text
-from collectors.diagnose.cases import NEARER, Case
+from collectors.diagnose.cases import Case
 from collectors.diagnose.facts import Track
 from collectors.diagnose.naming import is_large
 from collectors.diagnose.troubles import MOST_WINDOWS, Trouble
@@ -61,21 +61,14 @@ def _within(case: Case) -> Iterator[Symptom]:
         else:
             yield Symptom("one-hit", f"the one target {where} is hit{more}", windows=windows)
         return
-    nearest = min((rtt for track in hits if (rtt := _rtt(case, track)) is not None), default=0.0)
-    gateways = {track.gateway for track in hits}
-    nearer = [
-        track
-        for track in clean
-        if track.gateway not in gateways and (rtt := _rtt(case, track)) is not None and rtt < nearest * NEARER
-    ]
-    farther = [track for track in clean if track not in nearer]
-    if nearer and "line" in case.reach and not farther:
+    nearer = [track for track in clean if any(case.nearer(track, hit) for hit in hits)]
+    if nearer and "line" in case.reach and len(nearer) == len(clean):
         words = f"{_listed(nearer)}, nearer than those that are hit, {_is(nearer)} clean: it is beyond"
         yield Symptom("nearer-clean", words)
         name = "all-hit" if len(hits) > 1 else "one-hit"
         yield Symptom(name, f"{_listed(hits)} {where} {_is(hits)} hit{more}", windows=windows)
         return
-    share = len(farther or clean) / (len(hits) + len(farther or clean))
+    share = len(clean) / (len(hits) + len(clean))
     words = f"{_listed(clean)} {where} {_is(clean)} clean, {len(hits)} {_is(hits)} hit"
     yield Symptom("some-clean", words, factor=min(1.0, 0.5 + share))
 
@@ -84,16 +77,13 @@ def _nearest(case: Case) -> Iterator[Symptom]:
     """Whether a target that is closer than others is hit with them, so that it is before what they share."""
     if "line" not in case.reach or "gateway" in case.reach:
         return
-    known = [(rtt, track) for track in case.hits if (rtt := _rtt(case, track)) is not None]
-    known.sort(key=lambda one: one[0])
-    if not known:
+    if case.clean:
         return
-    nearest, track = known[0]
-    farther = [other for rtt, other in known if rtt * NEARER > nearest and other.gateway != track.gateway]
-    if farther and not case.clean:
-        yield Symptom(
-            "nearest-hit", f"{track.target}, the nearest over this line, is hit as those that are farther"
-        )
+    for near in case.hits:
+        if sum(case.nearer(near, other) for other in case.hits) >= 2:
+            words = f"{near.target}, nearer than others over this line, is hit as they are"
+            yield Symptom("nearest-hit", words)
+            return
 
 
 def _beside(case: Case, attribute: str) -> Iterator[Symptom]:
@@ -160,6 +150,7 @@ def flows(case: Case) -> Iterator[Symptom]:
             continue
         if all(one.effect == "slow" for one in bad):
             clean = [part for part in rest if case.stand(part) == "clean"]
+            clean = clean if len(clean) > 1 or len(parts) == 2 else []
         else:
             clean = _lossless(case, parts)
         if clean:
@@ -238,10 +229,6 @@ def _of_case(case: Case, trouble: Trouble) -> bool:
 
 def _during(case: Case, track: Track, name: str) -> int:
     return track.windows.total(name, track.windows.span(case.begin_ns, case.until_ns))
-
-
-def _rtt(case: Case, track: Track) -> float | None:
-    return case.index.rtt(track)
 
 
 def place(case: Case) -> str:

@@ -22,7 +22,8 @@ MOST_WINDOWS = 8  # that prove a trouble
 CLEAN = 3  # windows in a row that end a loss
 LEAST_LOST = 3  # probes: fewer are no trouble
 LEAST_SENT = 3  # probes: a window of fewer tells nothing about a target that is silent
-WAITING_NS = 200_000  # a rise of the median below that, without one of the minimum, is a busy processor
+# A rise of the median below that has to last, and without one of the minimum it is a busy processor.
+FAINT_NS, FAINT_WINDOWS = 200_000, 4
 MUTE_SHARE = 0.5  # of the probes that were due: errors of more mean that the host let nothing out
 
 
@@ -151,7 +152,9 @@ def _slow(track: Track) -> Iterator[Trouble]:
     values = [column[i] for i in known]
     for rise in rises(values):
         indices = known[rise.first : rise.last + 1]
-        if rise.size < WAITING_NS and not _at_least(track, known[: rise.first], indices, rise.size / 2):
+        if rise.size < FAINT_NS and (
+            len(indices) < FAINT_WINDOWS or not _at_least(track, known[: rise.first], indices, rise.size / 2)
+        ):
             continue
         yield _trouble(
             "slow",
