@@ -1,8 +1,8 @@
 """A running site and faults in, what `coloprobe diagnose` said of each and how soon out.
 
-A fault lasts until its verdict is right, or until three whole windows with it are over and had time to
-arrive. Then it is mended, and the next one waits until nothing is wrong any more. What was wrong before stays
-in the report for a while, as it should; so of all verdicts those count that began with the fault.
+A fault lasts until its verdict is right, or until more than three whole windows with it have arrived. Then it
+is mended, and the next one waits until nothing is wrong any more. What was wrong before stays in the report
+for a while, as it should; so of all verdicts those count that began with the fault.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -32,8 +33,10 @@ _BEFORE_S = 10.0  # of quiet that a recording begins with
 _QUIET_S = 60.0  # until the diagnosis is "no fault" again
 _SETTLING_S = 8.0  # what is mended is a change as well; the next one shall not seem to belong to it
 _RECORDING_S = 14.0  # between two faults that are recorded
-_LOOK_S = 0.1
-_POLL_S = 0.7
+_LOOK_S = 0.2
+_POLL_S, _SILENT_S = 0.4, 1.5
+_BUSY_S = 5.0  # more than is usual, that data may take on a busy machine
+_FAR_NS = 1 << 62
 _LAST = "2m"
 _EARLIER_NS = 2_500_000_000  # a verdict may begin with the window that shows it first
 _SECOND = 1_000_000_000
@@ -50,7 +53,7 @@ class Outcome:
     verdict: str
     right: bool
     seconds: float
-    windows: int  # that had ended since the fault began, the one it began in included
+    windows: int  # whole ones since the fault began, of which the verdict could know
     quiet_s: float = 0.0  # from its end until "no fault"
     verdicts: Verdicts = field(default_factory=list)
 
@@ -150,27 +153,28 @@ class Runner:
         """Inject these together, until the verdict is right or the time is over; mend; wait for quiet."""
         name = "+".join(fault.id for fault in faults)
         began, began_ns = time.monotonic(), time.time_ns()
-        limit = began + self._patience(began_ns)
         verdicts: Verdicts = []
         good = False
-        seconds = limit - began
-        asked = began
+        asked, known, whole = began, 0, 0
         try:
             for fault in faults:
                 fault.begin(self._site)
-            while (now := time.monotonic()) < limit:
+            while self._go_on(began, began_ns, whole):
                 for fault in faults:
                     fault.keep(self._site)
-                self._show_events(began_ns)
-                if self._diagnose and now >= asked + _POLL_S:
-                    asked = time.monotonic()
+                arrived = recording.points(self._site.state, began_ns - _EARLIER_NS, _FAR_NS)
+                whole = _whole(arrived, began_ns)
+                self._show_events(arrived)
+                now = time.monotonic()
+                # Nothing new was heard, nothing new can be said: except that nothing is heard.
+                if self._diagnose and now >= asked + (_POLL_S if len(arrived) > known else _SILENT_S):
+                    asked, known = now, len(arrived)
                     verdicts = since(self.verdicts(), began_ns)
-                    if right(verdicts, faults):
-                        seconds = time.monotonic() - began
-                        good = began + seconds < limit
+                    if good := right(verdicts, faults):
                         break
                 self._progress(f"{name}: {now - began:.0f} s  {label(verdicts)}")
                 time.sleep(_LOOK_S)
+            seconds = time.monotonic() - began
         finally:
             for fault in faults:
                 fault.end(self._site)
@@ -179,10 +183,9 @@ class Runner:
             label(verdicts),
             good,
             round(seconds, 2),
-            self._windows(began_ns, seconds),
+            whole or self._by_the_clock(began_ns, asked - began),
             verdicts=verdicts,
         )
-        self._show_events(began_ns)
         if self._show or (self._diagnose and not good):
             self._tell(f"\n{_clock(time.time_ns())}  $ coloprobe diagnose --last {_LAST}\n{self.report()}")
         self._keep(name, began_ns, outcome)
@@ -190,11 +193,15 @@ class Runner:
         outcome.quiet_s = round(self.settle(), 1)
         return outcome
 
-    def _show_events(self, began_ns: int) -> None:
-        """Those of the agents that have come in since, as a board shows them."""
-        if not self._show:
-            return
-        for one in recording.points(self._site.state, began_ns - _EARLIER_NS, time.time_ns()):
+    def _go_on(self, began: float, began_ns: int, whole: int) -> bool:
+        """Whether a verdict may still come: by the windows that have arrived, or the time where none do."""
+        passed = time.monotonic() - began
+        patience = self._patience(began_ns)
+        return whole <= self._most and passed < patience + (_BUSY_S if whole else 0)
+
+    def _show_events(self, arrived: list[dict[str, Any]]) -> None:
+        """Those of the agents that are new, as a board shows them."""
+        for one in arrived if self._show else ():
             key = one["time"], one["measurement"], one.get("kind"), one.get("target"), one["agent"]
             if one["measurement"] == "event" and one.get("site") == SITE and key not in self._shown:
                 self._shown.add(key)
@@ -243,10 +250,11 @@ class Runner:
         into = began_ns / _SECOND % length
         return (length - into) + self._most * length + self._site.timeout_s + _DELIVERY_S
 
-    def _windows(self, began_ns: int, seconds: float) -> int:
+    def _by_the_clock(self, began_ns: int, passed_s: float) -> int:
+        """Whole windows that were over, where none arrived."""
         length = self._site.window_s
-        end = began_ns / _SECOND + seconds - self._site.timeout_s
-        return max(0, int(end // length - began_ns / _SECOND // length))
+        begin = -(-began_ns / _SECOND // length) * length
+        return max(0, int((began_ns / _SECOND + passed_s - self._site.timeout_s - begin) // length))
 
     def record_quiet(self, seconds: float = 20.0) -> None:
         """A recording of nothing."""
@@ -258,6 +266,15 @@ class Runner:
 def _clock(ns: int) -> str:
     """UTC to the millisecond."""
     return f"{datetime.fromtimestamp(ns // _SECOND, UTC):%H:%M:%S}.{ns // 1_000_000 % 1000:03}"
+
+
+def _whole(rows: list[dict[str, Any]], began_ns: int) -> int:
+    """How many windows that began after the fault are there, of the agent that has most."""
+    starts: dict[str, set[int]] = defaultdict(set)
+    for one in rows:
+        if one["measurement"] == "probe" and one.get("site") == SITE and one["time"] >= began_ns:
+            starts[one["agent"]].add(one["time"])
+    return max(map(len, starts.values()), default=0)
 
 
 def draw_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[tuple[Fault, Fault]]:

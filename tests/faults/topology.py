@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.chaos.parts import Part
-from tests.faults.wire import FAR, NEAR, Wire
+from tests.faults.wire import Wire
 from tests.lab.link import Constant, Impairments
 from tests.lab.netlab import Lab, Namespace
 from tests.system.commands import coloprobe, wait_for
@@ -285,6 +285,3 @@ class Site:
         # Who is killed outright takes the rest along.
         argv = ["setpriv", "--pdeathsig", "KILL", *argv]
         self.parts[name] = Part(name, self.places[place], argv, self.directory / f"{name}.log")
-
-
-__all__ = ["FAR", "NEAR", "FIRST", "PORT", "SITE", "WINDOW_S", "Site"]
