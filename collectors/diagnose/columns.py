@@ -24,7 +24,7 @@ class Columns:
     what it is given. Ratios and texts are kept as they are, integers and booleans packed.
     """
 
-    __slots__ = ("_columns", "times")
+    __slots__ = ("_columns", "_growth", "times")
 
     def __init__(
         self, names: Sequence[str], rows: Iterable[tuple[Any, ...]], kinds: Mapping[str, Kind] | None = None
@@ -33,6 +33,7 @@ class Columns:
         columns = list(zip(*rows, strict=True))
         self.times: array[int] = array("q", columns[0] if columns else ())
         self._columns: dict[str, Sequence[Any]] = {}
+        self._growth: dict[str, tuple[tuple[int, int, int], ...]] = {}
         for name, column in zip(names, columns[1:], strict=False):
             if column.count(None) == len(column):
                 continue
@@ -80,12 +81,17 @@ class Columns:
         """The sum of a count."""
         return int(sum(self.numbers(name, some)))
 
-    def growth(self, name: str) -> Iterator[tuple[int, int, int]]:
+    def growth(self, name: str) -> Sequence[tuple[int, int, int]]:
         """(time before, time, by how much) for every step of a counter up; one that began anew does at 0."""
+        found = self._growth.get(name)
+        if found is None:
+            found = self._growth[name] = tuple(self._steps(name))
+        return found
+
+    def _steps(self, name: str) -> Iterator[tuple[int, int, int]]:
         last: tuple[int, int] | None = None
-        for index, time_ns in enumerate(self.times):
-            value = self.at(name, index)
-            if not isinstance(value, int) or isinstance(value, bool):
+        for time_ns, value in zip(self.times, self._columns.get(name, ()), strict=False):
+            if not isinstance(value, int) or value == MISSING:
                 continue
             if last is not None and value != last[1]:
                 grown = value - last[1] if value > last[1] else value
