@@ -27,6 +27,7 @@ JITTER = Rule(clip=1.5, least=3.5, learn=16, windows=4, probes=100, restless=1.0
 _RISE = float(np.log(2.0))  # of jitter: what is to be found is twice the usual one
 _STRANGE = 0.25  # more of the RTTs than usual are by our own clock: no window to compare others with
 _STARTS = 64
+_SKEWED = 8  # in each window one of so many flows is looked at for how its mean lies to its median
 
 
 class Sizes(Protocol):
@@ -74,9 +75,10 @@ class Detector:
         self._still = np.ones(ends.all_flows, np.bool_)  # this window did not go to another level
         self._starts: deque[int] = deque(maxlen=_STARTS)
         self._end = 0  # of the last window
+        self._turn = 0  # windows so far
         self._window = Observed(ends.all_flows, ends.rows)
         self._pending: list[Found] = []  # of what was taken over
-        self._limits: tuple[Floats, Floats] | None = None
+        self._limits: tuple[Floats, Floats, Mask] | None = None
 
     def add(self, first: int, flows: int, first_group: int, summaries: Summaries) -> None:
         """A piece of the window that is being closed: the flows from `first` on, and those targets with
@@ -89,9 +91,12 @@ class Detector:
             base = self._latency.levels.base
             up, down = self._steps(base)
             learnt = self._latency.levels.learnt
+            due = np.zeros(len(base), np.bool_)
+            due[self._turn % _SKEWED :: _SKEWED] = True
             self._limits = (
                 np.where(learnt, base - LATENCY.clip * down, 0.0),
                 np.where(learnt, base + LATENCY.clip * up, np.inf),
+                due & learnt,
             )
         self._window.put(first, flows, first_group, summaries, *self._limits)
 
@@ -104,6 +109,7 @@ class Detector:
             for shifts in (self._latency, self._jitter):
                 shifts.levels.rest(slice(None))
         self._end = end_ns
+        self._turn += 1
         self._starts.append(start_ns)
         starts = list(self._starts)
         window = self._window
@@ -140,14 +146,16 @@ class Detector:
         middle = window.times["rtt_p50_ns"]
         # The median does not heed a few outliers, but jumps where RTTs are of two sorts; the mean of what was
         # drawn in does not jump, but heeds outliers. Of both, what is nearer to the usual level counts.
-        mean = window.level - self._skew
+        made = sound & levels.learnt & ~np.isnan(window.level)
+        mean = np.where(made, window.level - self._skew, middle)
         off = np.minimum(np.abs(middle - before), np.abs(mean - before)) * np.sign(middle - before)
         off[(middle > before) != (mean > before)] = 0.0
         level = np.where(levels.learnt, before + off, middle)
         changed = levels.update(level, window.timed, up, down, start_ns, sound, middle)
-        more = np.where(sound & levels.learnt, window.level - middle - self._skew, 0.0)
-        self._skew = np.clip(self._skew + np.nan_to_num(more) / 32, -0.25 * up, 0.25 * up)
-        self._skew[~levels.learnt] = 0.0
+        some = np.flatnonzero(made)
+        skew, limit = self._skew[some], 0.25 * up[some]
+        skew += (window.level[some] - middle[some] - skew) / 8
+        self._skew[some] = np.clip(skew, -limit, limit)
         off = np.where(off > 0, off / up, off / down)
         # Most of the probes have to be on their way to the new level, however far away the rest are.
         away = np.where(changed > 0, (middle - before) / up, (before - middle) / down)

@@ -32,6 +32,7 @@ _DECAY = 0.85  # of the scatter, each time it is worked out anew
 _YOUNG = 8.0  # with n windows of history the scatter is taken 1 + 8 / n times
 _FEW = 16  # windows of history: with fewer, it is worked out anew in each
 _NORMAL = 1.4826
+_LITTLE = 0.2  # of a step: a window that lies further off is looked at
 NEARLY = 0.8  # of a step: less is not told, even where it adds up
 
 
@@ -73,6 +74,7 @@ class Levels(Rows):
         self._before = np.zeros(
             (rows, 2), np.int64
         )  # start of the window before, where it went there a little
+        self._busy = np.zeros(rows, np.bool_)  # any of these
         self._waits = np.zeros((rows, 2), np.bool_, order="F")  # ... and whether that one was the first such
         self._turn = 0
 
@@ -98,40 +100,45 @@ class Levels(Rows):
         seen: what goes into the history, where that is not `level`.
         Whoever is told of a change calls `move` with these rows.
         """
-        rule = self.rule
         heed = sound & (probes > 0)
         judged = heed & self.learnt
         self._usual += heed * (probes - self._usual) / np.minimum(self._at + 1.0, 16.0)
-        weight = np.minimum(1.0, probes / np.maximum(self._usual, 1.0))
-        sure = _SURE * (1 + _YOUNG / np.maximum(self.known, 1))
-        changed = np.zeros(self.rows, np.int64)
         off = np.where(judged, level - self.base, 0.0)
-        for side, (step, sign) in enumerate(((up, 1), (down, -1))):
-            far = np.clip(sign * off, -rule.clip * step, rule.clip * step)
-            scatter = np.minimum(self.scatter, rule.restless * step)
-            total = self._sum[:, side]
-            more = np.maximum(total + weight * (far - step / 2 - scatter), 0.0)
-            # A window into whose end the change fell lies between both levels.
-            little = sign * off > np.maximum(0.2 * step, 2 * scatter)
-            # Nearly every flow lies at its level, and nothing has to be done.
-            some = np.flatnonzero(judged & (little | (total > 0) | (more > 0) | (self._before[:, side] > 0)))
-            if not len(some):
-                continue
-            growing = more[some] > 0
-            run, before = self._run[some, side], self._before[some, side]
-            first = np.where(before > 0, before, start_ns)
-            self.since[some, side] = np.where(growing & (run == 0), first, self.since[some, side])
-            little = ~growing & little[some]
-            self._waits[some, side] = little & (before == 0)
-            self._before[some, side] = np.where(little, start_ns, 0)
-            self._run[some, side] = run = (run + 1) * growing
-            self._probes[some, side] = proof = (self._probes[some, side] + probes[some]) * growing
-            self._sum[some, side] = more[some]
-            told = growing & (run >= rule.windows) & (proof >= rule.probes) & (far > NEARLY * step)[some]
-            told &= more[some] >= np.maximum(rule.least * step, sure * scatter)[some]
-            changed[some[told]] = sign
+        changed = np.zeros(self.rows, np.int64)
+        # Nearly every flow lies at its level, and nothing has to be done.
+        some = np.flatnonzero(judged & (self._busy | (np.abs(off) > _LITTLE * np.minimum(up, down))))
+        if len(some):
+            weight = np.minimum(1.0, probes[some] / np.maximum(self._usual[some], 1.0))
+            for side, step in enumerate((up[some], -down[some])):
+                told = self._add_up(some, side, off[some], step, weight, probes[some], start_ns)
+                changed[some[told]] = 1 - 2 * side
+            self._busy[some] = (self._sum[some] > 0).any(axis=1) | (self._before[some] > 0).any(axis=1)
         self._remember(level if seen is None else seen, heed)
         return changed
+
+    def _add_up(
+        self, rows: Ints, side: int, off: Floats, step: Floats, weight: Floats, probes: Ints, start_ns: int
+    ) -> Mask:
+        """A window of these rows, on one side; who is told of."""
+        rule = self.rule
+        off, step = off * np.sign(step), np.abs(step)
+        far = np.clip(off, -rule.clip * step, rule.clip * step)
+        scatter = np.minimum(self.scatter[rows], rule.restless * step)
+        more = np.maximum(self._sum[rows, side] + weight * (far - step / 2 - scatter), 0.0)
+        growing = more > 0
+        run, before = self._run[rows, side], self._before[rows, side]
+        first = np.where(before > 0, before, start_ns)
+        self.since[rows, side] = np.where(growing & (run == 0), first, self.since[rows, side])
+        # A window into whose end the change fell lies between both levels.
+        little = ~growing & (off > np.maximum(_LITTLE * step, 2 * scatter))
+        self._waits[rows, side] = little & (before == 0)
+        self._before[rows, side] = np.where(little, start_ns, 0)
+        self._run[rows, side] = run = (run + 1) * growing
+        self._probes[rows, side] = proof = (self._probes[rows, side] + probes) * growing
+        self._sum[rows, side] = more
+        sure = _SURE * (1 + _YOUNG / np.maximum(self.known[rows], 1))
+        told = growing & (run >= rule.windows) & (proof >= rule.probes) & (far > NEARLY * step)
+        return np.asarray(told & (more >= np.maximum(rule.least * step, sure * scatter)))
 
     def move(self, which: Ints, level: Floats) -> None:
         """The levels of these rows are now these: their history moves along."""
@@ -145,14 +152,14 @@ class Levels(Rows):
 
     def rest(self, which: Ints | slice) -> None:
         """Forget what has added up so far, as after a gap."""
-        for state in (self._sum, self._run, self._probes, self._before, self._waits):
+        for state in (self._sum, self._run, self._probes, self._before, self._waits, self._busy):
             state[which] = 0
 
     def _remember(self, level: Floats, heed: Mask) -> None:
         rows = np.flatnonzero(heed)
         self._ring[rows, self._at[rows] % HISTORY] = level[rows]
-        self._at[rows] += 1
-        self.known[rows] = np.minimum(self.known[rows] + 1, HISTORY)
+        self._at += heed
+        np.minimum(self._at, HISTORY, out=self.known)
         # All of what is little known is always worked out, of the rest some in each window.
         self._turn += 1
         due = np.zeros(self.rows, np.bool_)

@@ -56,6 +56,7 @@ class Ends:
         return np.repeat(np.arange(len(self.flows)), self.flows)
 
 
+_INNER = 0.06  # of the range of RTTs, on each side of its middle: there a median shows no shift
 _COUNTS = ("sent", "received", "lost", "late", "errors")
 _TIMES = ("rtt_min_ns", "rtt_p50_ns", "rtt_p90_ns")
 
@@ -73,15 +74,23 @@ class Observed:
         }
         self.timed = np.zeros(flows, np.int64)
         self.times: dict[str, Floats] = {name: np.zeros(flows) for name in _TIMES}
-        self.level = np.zeros(flows)  # the mean RTT, with outliers drawn in
+        self.level = np.zeros(flows)  # the mean RTT, with outliers drawn in, of some flows
         self.unstamped = np.zeros(flows)  # share
         self.hardware = np.zeros(flows, np.bool_)  # most RTTs are by the interface's own clock
 
     def put(
-        self, first: int, flows: int, first_group: int, summaries: Summaries, low: Floats, high: Floats
+        self,
+        first: int,
+        flows: int,
+        first_group: int,
+        summaries: Summaries,
+        low: Floats,
+        high: Floats,
+        due: Mask,
     ) -> None:
         """The flows from `first` on, and the groups from `first_group` on. RTTs count as not below `low` and
-        not above `high` (of all flows, ns)."""
+        not above `high` (of all flows, ns) for the mean of those flows that are `due`, or whose median lies
+        outside a fifth of that range; NaN: no mean was made."""
         values = summaries.values
         rows = len(values["sent"])
         begin = self._flows + first_group
@@ -102,9 +111,21 @@ class Observed:
         self.timed[here] = timed = summaries.timed[:flows]
         for name in _TIMES:
             self.times[name][here] = values[name][:flows]
-        at = summaries.rtt_flow
-        drawn = np.clip(summaries.rtt, low[here][at], high[here][at])
-        self.level[here] = np.bincount(at, drawn, flows) / np.maximum(timed, 1)
+        middle = values["rtt_p50_ns"][:flows]
+        low, high = low[here], high[here]
+        wide = (high - low) * _INNER
+        with np.errstate(invalid="ignore"):
+            inner = np.abs(middle - (low + high) / 2) <= wide
+        which = np.flatnonzero((timed > 0) & (due[here] | ~inner))
+        self.level[here] = np.nan
+        if len(which):
+            # RTTs are in the order of flows.
+            many = timed[which]
+            places = (np.cumsum(timed) - timed)[which]
+            ends = np.cumsum(many)
+            at = np.repeat(places - (ends - many), many) + np.arange(ends[-1])
+            drawn = np.clip(summaries.rtt[at], np.repeat(low[which], many), np.repeat(high[which], many))
+            self.level[first + which] = np.add.reduceat(drawn, ends - many) / many
         received = np.maximum(values["received"][:flows], 1)
         self.unstamped[here] = values["unstamped"][:flows] / received
         if "hardware" in values:

@@ -79,6 +79,9 @@ class Shifts:
 
     def told(self, moves: Moves, starts: Sequence[int]) -> list[Found]:
         """What is to be told of a window; `starts`: of the last windows, of this one last."""
+        episodes = self.episodes
+        if not (moves.changed.any() or episodes.state.any() or episodes.grace.any()):
+            return []
         found: list[Found] = []
         for target in np.unique(self._target[moves.changed != 0]).tolist():
             for way in (1, -1):
@@ -86,7 +89,6 @@ class Shifts:
                 went = mine[moves.changed[mine] == way]
                 if len(went):
                     found += self._went(target, way, went, moves, starts)
-        episodes = self.episodes
         away = episodes.state != NONE
         episodes.age += away
         episodes.grace = np.maximum(episodes.grace - 1, 0)

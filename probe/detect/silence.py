@@ -44,10 +44,11 @@ class Losing:
         flows = self._ends.all_flows
         # Where a target with several flows loses, and nothing was told of it, that may change each window.
         open_ones = self.losses.on & ~self.told_of.on & (tally.lost > 0)
-        changed = np.flatnonzero((begins | ends | open_ones)[self._whole])
-        some = np.unique(self._target[(begins | ends)[:flows]])
-        for target in np.union1d(changed, some).tolist():
-            found += self._of_target(target, begins, ends, tally.lost, starts)
+        some = begins | ends | open_ones
+        if some.any():
+            changed = np.flatnonzero(some[self._whole])
+            for target in np.union1d(changed, self._target[(begins | ends)[:flows]]).tolist():
+                found += self._of_target(target, begins, ends, tally.lost, starts)
         told, back = self.silences.update(window.at(self._whole), starts[-1])
         for target in np.flatnonzero(told).tolist():
             found.append(self._silent(target, starts))
