@@ -21,6 +21,7 @@ from tests.lab.link import (
     GilbertElliott,
     Impairments,
     Link,
+    Listed,
     Rate,
     Reorder,
     Trace,
@@ -204,9 +205,12 @@ def test_order_is_kept_among_those_that_are_not_held_back(
 
 @given(IMPAIRMENTS, LOSS, TIMES, st.integers())
 def test_another_loss_changes_nobodys_delay_copy_or_turn(
-    impairments: Impairments, loss: Every | Chance | GilbertElliott | None, times: list[int], seed: int
+    impairments: Impairments,
+    loss: Every | Chance | GilbertElliott | Listed | None,
+    times: list[int],
+    seed: int,
 ) -> None:
-    def with_loss(loss: Every | Chance | GilbertElliott | None) -> list[Verdict]:
+    def with_loss(loss: Every | Chance | GilbertElliott | Listed | None) -> list[Verdict]:
         parts = impairments
         asked = Impairments(parts.delay, loss, parts.duplicate, parts.reorder, None, keep_order=False)
         return send(asked, times, seed=seed)

@@ -118,8 +118,8 @@ AGENT_ERRORS = [
     ),
     (
         GOOD + "[windows]\n",
-        "windows: unknown key (allowed: agent, target, window, engine, defaults, host, detect, trace, ask, mqtt, "
-        "uplink, spool)",
+        "windows: unknown key (allowed: agent, target, window, engine, defaults, host, detect, trace, ask, "
+        "mqtt, uplink, spool)",
     ),
     (GOOD + '[host]\ncounters = "1ms"\n', "host.counters: 1ms is out of range (allowed: 1s to 7d)"),
     (GOOD + '[trace]\nevery = "1ms"\n', "trace.every: 1ms is out of range (allowed: 1s to 7d)"),
