@@ -10,6 +10,7 @@ from http.client import HTTPException
 from typing import Any
 
 from probe.errors import ColoprobeError
+from probe.telemetry.schema import MEASUREMENTS
 from tests.chaos.driver import Done, Driver
 from tests.chaos.evidence import (
     Evidence,
@@ -27,7 +28,6 @@ from tests.chaos.site import INTERVAL_NS, WINDOW_NS, Site
 from tests.chaos.verdict import Verdict, judge
 
 SECOND = 1_000_000_000
-_MEASUREMENTS = ("agent", "probe", "probe_histogram", "event", "collector")
 _BEFORE_KILL_NS = 5 * SECOND  # what had not been spooled yet: an open window, and how long it takes to close
 _STARTING_NS = 15 * SECOND  # of a Python process on a busy machine
 _RECOVERING_NS = 5 * SECOND  # until an agent has noticed that its disk has room again
@@ -163,7 +163,7 @@ def _end(site: Site, names: tuple[str, ...], deadline_s: float) -> list[str]:
 
 def _evidence(site: Site, done: list[Done]) -> Evidence:
     stored: dict[Key, dict[str, Any]] = {}
-    for measurement in _MEASUREMENTS:
+    for measurement in MEASUREMENTS:
         keys = site.query(f'SHOW TAG KEYS FROM "{measurement}"')
         tags = [row["tagKey"] for row in keys]
         stored |= stored_points(measurement, site.query(f'SELECT * FROM "{measurement}"'), tags)

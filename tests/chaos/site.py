@@ -59,6 +59,9 @@ timeout = "200ms"
 histogram = "2s"
 [defaults]
 interval = "50ms"
+[trace]
+every = "0s" # what targets see is held against what was sent to them
+on_event = false
 [mqtt]
 url = "mqtt://{broker}:{port}"
 protocol = "{protocol}"
