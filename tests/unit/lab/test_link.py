@@ -156,7 +156,8 @@ def test_what_means_nothing_is_refused(make: object, complaint: str) -> None:
 
 WHICH = st.one_of(st.builds(Every, st.integers(1, 5)), st.builds(Chance, st.floats(0, 1)))
 P = st.floats(0, 1)
-LOSS = st.one_of(st.none(), WHICH, st.builds(GilbertElliott, P, P, P, P))
+LISTED = st.builds(Listed, st.lists(st.integers(1, 40), max_size=4).map(tuple))
+LOSS = st.one_of(st.none(), WHICH, LISTED, st.builds(GilbertElliott, P, P, P, P))
 DELAY = st.one_of(
     st.builds(Constant, st.integers(0, 50)),
     st.builds(lambda low, more: Uniform(low, low + more), st.integers(0, 50), st.integers(0, 50)),
@@ -201,6 +202,11 @@ def test_order_is_kept_among_those_that_are_not_held_back(
         assert dues == sorted(dues)
     else:
         assert not any(v.behind for v in verdicts)
+
+
+def test_listed_packets_are_lost_and_no_others() -> None:
+    lost = [not v.due for v in send(Impairments(loss=Listed((2, 5))), list(range(1, 7)))]
+    assert lost == [False, True, False, False, True, False]
 
 
 @given(IMPAIRMENTS, LOSS, TIMES, st.integers())
