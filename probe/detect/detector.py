@@ -21,11 +21,12 @@ from probe.detect.silence import Losing
 from probe.windows.summary import Summaries
 
 # A shift is told of where it is longer than so much, too: below it, kernels and processors have moods.
-NOTABLE, NOTABLE_HARDWARE = 20_000.0, 2_000.0  # ns; by the kernel's stamps, and by the interface's
+NOTABLE, NOTABLE_HARDWARE = 40_000.0, 2_000.0  # ns; by the kernel's stamps, and by the interface's
 LATENCY = Rule(clip=1.25, least=0.32, learn=6, windows=1, probes=6, restless=0.3)
 JITTER = Rule(clip=1.5, least=3.5, learn=16, windows=4, probes=100, restless=1.0)
 _RISE = float(np.log(2.0))  # of jitter: what is to be found is twice the usual one
 _STRANGE = 0.25  # more of the RTTs than usual are by our own clock: no window to compare others with
+_CLEAR = 8.0  # times the scatter
 _STARTS = 64
 _SKEWED = 8  # in each window one of so many flows is looked at for how its mean lies to its median
 
@@ -71,6 +72,7 @@ class Detector:
             "jitter", ends, Levels(ends.all_flows, JITTER), _alike, falls=False, alone="jitter"
         )
         self._unstamped = np.full(ends.all_flows, np.nan)  # the usual share
+        self._several = np.repeat(np.array(ends.flows) > 1, ends.flows)  # flows that have companions
         self._skew = np.zeros(ends.all_flows)  # how far the mean usually lies above the median, ns
         self._still = np.ones(ends.all_flows, np.bool_)  # this window did not go to another level
         self._starts: deque[int] = deque(maxlen=_STARTS)
@@ -93,6 +95,7 @@ class Detector:
             learnt = self._latency.levels.learnt
             due = np.zeros(len(base), np.bool_)
             due[self._turn % _SKEWED :: _SKEWED] = True
+            due |= self._several
             self._limits = (
                 np.where(learnt, base - LATENCY.clip * down, 0.0),
                 np.where(learnt, base + LATENCY.clip * up, np.inf),
@@ -151,11 +154,16 @@ class Detector:
         off = np.minimum(np.abs(middle - before), np.abs(mean - before)) * np.sign(middle - before)
         off[(middle > before) != (mean > before)] = 0.0
         level = np.where(levels.learnt, before + off, middle)
-        changed = levels.update(level, window.timed, up, down, start_ns, sound, middle)
+        # Where nearly all RTTs of a window lie far beyond the scatter, one window is enough.
+        clear = np.abs(off) >= np.where(off > 0, up, down)
+        clear &= np.abs(middle - before) >= _CLEAR * levels.scatter
+        changed = levels.update(level, window.timed, up, down, start_ns, sound, middle, clear)
         some = np.flatnonzero(made)
         skew, limit = self._skew[some], 0.25 * up[some]
         skew += (window.level[some] - middle[some] - skew) / 8
         self._skew[some] = np.clip(skew, -limit, limit)
+        # Who goes along with others need not be sure.
+        off = np.where(made, mean - before, off)
         off = np.where(off > 0, off / up, off / down)
         # Most of the probes have to be on their way to the new level, however far away the rest are.
         away = np.where(changed > 0, (middle - before) / up, (before - middle) / down)
@@ -206,8 +214,7 @@ class Detector:
         self._losing.told_of.adopt(old._losing.told_of, row_source)
         self._losing.silences.adopt(old._losing.silences, source)
         # Ports and identifiers are new, and so are perhaps the paths: of several flows none is what it was.
-        several = np.repeat(np.array(mine.flows) > 1, mine.flows)
-        flow_source = np.where(several, -1, flow_source)
+        flow_source = np.where(self._several, -1, flow_source)
         for new, before in ((self._latency, old._latency), (self._jitter, old._jitter)):
             new.levels.adopt(before.levels, flow_source)
             new.levels.rest(slice(None))

@@ -92,12 +92,14 @@ class Levels(Rows):
         start_ns: int,
         sound: Mask,
         seen: Floats | None = None,
+        clear: Mask | None = None,
     ) -> Ints:
         """A window of every flow. Returns 1 where the level went up, -1 where it went down, else 0.
 
         level: of the window; `probes`: how many it is made of; 0: there is none.
         up, down: the steps to be found. sound: whether to heed the window at all.
         seen: what goes into the history, where that is not `level`.
+        clear: which windows prove a change by themselves, however much levels scatter.
         Whoever is told of a change calls `move` with these rows.
         """
         heed = sound & (probes > 0)
@@ -110,14 +112,23 @@ class Levels(Rows):
         if len(some):
             weight = np.minimum(1.0, probes[some] / np.maximum(self._usual[some], 1.0))
             for side, step in enumerate((up[some], -down[some])):
-                told = self._add_up(some, side, off[some], step, weight, probes[some], start_ns)
+                sure = clear[some] if clear is not None else np.zeros(len(some), np.bool_)
+                told = self._add_up(some, side, off[some], step, weight, probes[some], start_ns, sure)
                 changed[some[told]] = 1 - 2 * side
             self._busy[some] = (self._sum[some] > 0).any(axis=1) | (self._before[some] > 0).any(axis=1)
         self._remember(level if seen is None else seen, heed)
         return changed
 
     def _add_up(
-        self, rows: Ints, side: int, off: Floats, step: Floats, weight: Floats, probes: Ints, start_ns: int
+        self,
+        rows: Ints,
+        side: int,
+        off: Floats,
+        step: Floats,
+        weight: Floats,
+        probes: Ints,
+        start_ns: int,
+        clear: Mask,
     ) -> Mask:
         """A window of these rows, on one side; who is told of."""
         rule = self.rule
@@ -138,7 +149,7 @@ class Levels(Rows):
         self._sum[rows, side] = more
         sure = _SURE * (1 + _YOUNG / np.maximum(self.known[rows], 1))
         told = growing & (run >= rule.windows) & (proof >= rule.probes) & (far > NEARLY * step)
-        return np.asarray(told & (more >= np.maximum(rule.least * step, sure * scatter)))
+        return np.asarray(told & (clear | (more >= np.maximum(rule.least * step, sure * scatter))))
 
     def move(self, which: Ints, level: Floats) -> None:
         """The levels of these rows are now these: their history moves along."""

@@ -20,7 +20,7 @@ from probe.detect.rows import Floats, Ints, Mask, Rows
 from probe.text import duration
 
 STAYS = 60  # windows
-_GRACE = 3  # windows in which the other flows of a target may follow
+_GRACE = 5  # windows in which the other flows of a target may follow
 _COMPANION = 0.25  # of a step: so far away, a flow goes along with others of its target
 NONE, OWN, JOINT = 0, 1, 2
 

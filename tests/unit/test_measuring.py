@@ -62,7 +62,7 @@ def test_what_it_says_of_other_fields_exists() -> None:
         ("Ticks (default 10 ms)", int(EngineTable().tick), 10 * MILLISECOND),
         ("from 1,024 ns to 2^36 ns (69 s)", BOUNDS[-1], 2**36),
         ("up to 1,024 ns", BOUNDS[0], 1_024),
-        ("and by 20 us or more (2 us where", detector.NOTABLE, 20 * MICROSECOND),
+        ("and by 40 us or more (2 us where", detector.NOTABLE, 40 * MICROSECOND),
         ("(2 us where most RTTs are by the interface's clock)", detector.NOTABLE_HARDWARE, 2 * MICROSECOND),
         ("has stayed for 60 windows", shifts.STAYS, 60),
         ("median of the last 32 windows", levels.HISTORY, 32),
