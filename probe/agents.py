@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TextIO
 
-import msgspec
-
 from probe.asker import Access, Asker, Status, asking
 from probe.clock import SECOND, SystemClock
 from probe.columns import columns
 from probe.errors import AskError
-from probe.telemetry.asks import plain
+from probe.telemetry.asks import json_line, plain
 from probe.telemetry.topics import ALL_ANSWERS, ALL_STATUS
 
 STATUS_S = 3.0  # for what the broker has kept
@@ -96,7 +94,7 @@ def _object(agent: str, status: Status, about: About | None) -> str:
     }
     if about is not None:
         found["about"] = about
-    return msgspec.json.encode(found).decode()
+    return json_line(found)
 
 
 def _row(agent: str, status: Status, about: About | None, now: int) -> list[str]:

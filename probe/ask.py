@@ -9,14 +9,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-import msgspec
 from msgspec import UnsetType
 
 from probe.ask_text import display
 from probe.asker import Access, Asker, asking, nobody
 from probe.clock import SECOND, SystemClock
 from probe.errors import AskError, UsageError
-from probe.telemetry.asks import MAY_HAVE_TARGET, NEEDS_TARGET, OPTIONS, Options, What, plain
+from probe.telemetry.asks import MAY_HAVE_TARGET, NEEDS_TARGET, OPTIONS, Options, What, json_line, plain
 from probe.telemetry.topics import is_agent
 from probe.text import duration
 
@@ -98,7 +97,7 @@ async def _ask(question: Question, broker: Access, out: TextIO, remarks: TextIO)
                     show(shown.begun(part.begun))
                 for said in part.lines:
                     if question.as_json:
-                        print(msgspec.json.encode(said).decode(), file=out, flush=True)
+                        print(json_line(said), file=out, flush=True)
                     show(shown.line(said))
                 if part.done and not part.error:
                     show(shown.end())

@@ -25,6 +25,7 @@ from probe.telemetry import asks, topics
 from probe.telemetry.asks import Ask, Options, Part, What
 from probe.telemetry.mqtt import Connection, Message, connect
 
+MOST = 32 << 20  # bytes of one answer; what an agent lets out is far less
 QUEUED = 16_384  # messages: a status of each agent, and all that they answer at once
 WAIT_NS = 60_000_000_000  # for our turn, where others are answered
 QUIET_S = 0.3  # after this long without another status, all were seen that the broker has kept
@@ -118,7 +119,7 @@ class Asker:
         self.broker = broker
         self.statuses: dict[str, Status] = {}
         self._connection = connection
-        self._parts: dict[tuple[str, str], deque[Part]] = {}  # by agent and id
+        self._parts: dict[tuple[str, str], deque[tuple[Part, int]]] = {}  # by agent and id, with their sizes
         self._news = asyncio.Event()
         self._count = 0
         self._lost: MqttError | None = None
@@ -141,7 +142,7 @@ class Asker:
             # Only from the one that was asked: the broker lets agents write their own answers alone.
             part = None if message.retain else asks.parse_part(message.payload)
             if part is not None and (waiting := self._parts.get((agent, part.id))) is not None:
-                waiting.append(part)
+                waiting.append((part, len(message.payload)))
                 self._tell()
 
     def _tell(self) -> None:
@@ -199,13 +200,16 @@ class Asker:
         )
         waiting = self._parts[agent, ask.id] = deque()
         before = self.statuses.get(agent)
-        heard, done = 0, False
+        heard, size, done = 0, 0, False
         try:
             await self._connection.publish(topics.ask(agent), asks.encode(ask))
             while not done:
                 while not waiting:
                     await self._wait(agent, before, heard, patience_s)
-                part = waiting.popleft()
+                part, length = waiting.popleft()
+                size += length
+                if size > MOST:
+                    raise AskError(f"{agent} answers more than {MOST >> 20} MiB; this is its beginning")
                 if part.n < heard:
                     continue  # again, as QoS 1 may
                 if part.n > heard:

@@ -110,7 +110,8 @@ def parse(payload: bytes) -> Ask:
     try:
         ask = msgspec.json.decode(payload, type=Ask)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise AskError(f"not a question that this agent understands: {str(problem)[:200]}", 2) from None
+        # It quotes what was written, and goes to the log.
+        raise AskError(f"not a question that this agent understands: {plain(str(problem))}", 2) from None
     if wrong := [name for name in ask.options.given() if name not in OPTIONS.get(ask.what, ())]:
         raise AskError(f"{ask.what} has no option {wrong[0]}", 2)
     if ask.target and ask.what not in MAY_HAVE_TARGET:
@@ -162,6 +163,18 @@ def parse_part(payload: bytes) -> Part | None:
         return msgspec.json.decode(payload, type=Part)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def json_line(found: object) -> str:
+    """As JSON, all that is not printable as escapes: JSON leaves some of what moves a terminal's cursor as it
+    is (U+009B is ESC and a bracket in one), and letters that are written backwards."""
+    text = msgspec.json.encode(found).decode()
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join("\\u" + units[at : at + 4] for at in range(0, len(units), 4))
 
 
 def plain(text: str, most: int = 200) -> str:

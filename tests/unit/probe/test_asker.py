@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from probe import asker as asker_module
 from probe.agents import table
 from probe.ask import Question, ask
 from probe.ask_arguments import add_ask, options
@@ -188,6 +189,15 @@ def status(state: str, since: int) -> Any:
 
 
 BEGUN, ENDED = part(asks.begun, {}), part(asks.done, 2, 0)
+
+
+def test_an_answer_without_end_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asker_module, "MOST", 300)
+    endless = [part(asks.lines, n, [b'{"n":%d}' % n]) for n in range(1, 20)]
+    said: list[str] = []
+    with pytest.raises(AskError, match="ny4-01 answers more than"):
+        answered(said, BEGUN, *endless)
+    assert said == ["links", "cancel"]
 
 
 def answered(said: list[str], *answers: Any) -> list[Any]:

@@ -48,6 +48,7 @@ def test_a_question_comes_back_from_its_message() -> None:
         (written(id=ID + "\n"), "id"),
         (written(what="reboot"), "what"),
         (written(shell="true"), "unknown field `shell`"),
+        (written(**{"\x1b[2J\nroot asked": 1}), "unknown field `?[2J?root asked`"),
         (written(options={"argv": ["sh"]}), "unknown field `argv`"),
         (written(options={"count": 0}), "count"),
         (written(options={"count": 10**400}), "not a question"),
@@ -67,6 +68,7 @@ def test_what_is_no_question_is_refused(payload: bytes, words: str) -> None:
     assert words in str(caught.value)
     assert caught.value.exit_status == 2
     assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
 
 
 def test_the_id_of_what_is_refused_is_known_where_it_can_be() -> None:
@@ -112,3 +114,11 @@ def test_what_passes_as_an_object_leaves_the_message_whole(line: bytes) -> None:
 def test_text_of_others_moves_no_cursor() -> None:
     assert asks.plain("ops\x1b[2J\u202e\r\n@desk") == "ops?[2J???@desk"
     assert asks.plain("x" * 300, 10) == "xxxxxxx..."
+
+
+def test_json_of_others_moves_no_cursor_and_stays_what_it_was() -> None:
+    said = {"\x9b2J\x7f": "\x1b[31m\u202e\U000e0001 r\u00e9gion", "n": [1, None]}
+    text = asks.json_line(said)
+    assert text.isprintable()
+    assert "r\u00e9gion" in text
+    assert json.loads(text) == said
