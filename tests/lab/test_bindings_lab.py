@@ -78,13 +78,13 @@ def test_an_interface_that_was_made_again_is_measured_by_again(pair: Pair, tmp_p
     names, text = tables(lambda _: f'interface = "{NAME}"')
     answered = far.rule("accept", matches=["icmp type echo-request ip daddr 10.77.0.2"])
     other = f'[[target]]\nname = "other"\naddress = "{far.ipv4}"\n'
-    agent = LabAgent(near, tmp_path, text + other).start()
+    agent = LabAgent(near, tmp_path, text + other, window="500ms").start()
     wait_for(lambda: answered.counts().seen >= 5, "probes")
     near.run(["ip", "link", "del", NAME])
     wait_for(lambda: "ENODEV" in agent.text(), "that it is gone")
     # For longer than a window, by what the other target sees meanwhile.
     meanwhile = far.rule("accept", matches=[f"icmp type echo-request ip daddr {far.ipv4}"])
-    wait_for(lambda: meanwhile.counts().seen >= 250, "a window without it")
+    wait_for(lambda: meanwhile.counts().seen >= 125, "a window without it")
     join(near, far)
     before = answered.counts().seen
     wait_for(lambda: answered.counts().seen >= before + 25, "probes by the new one")
