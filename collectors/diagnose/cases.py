@@ -23,7 +23,8 @@ from collectors.diagnose.troubles import LEAST_SENT, Trouble
 from probe.clock import SECOND
 
 EXPECTED = 4.0  # lost probes that a track would have, were it hit: with none it is clean, to 2 %
-AT_ONCE = 3  # windows that beginnings may differ by
+AT_ONCE = 3  # windows that beginnings may differ by, one from the next
+LONGEST = 3  # times that: from the first to the last
 SAMPLE = 64  # targets of a part of the network that are looked at, besides those that are hit
 ALIKE_AT_MOST = 16  # agents, or gateways, whose other targets are looked at
 CROWD = 1_000  # troubles: from here on nobody looks for what hits one target alone
@@ -274,7 +275,10 @@ def _in_time(group: list[Trouble]) -> Iterator[list[Trouble]]:
     slack = _slack(group)
     together: list[Trouble] = []
     for trouble in group:
-        if together and trouble.begin_ns - together[-1].begin_ns > slack:
+        if together and (
+            trouble.begin_ns - together[-1].begin_ns > slack
+            or trouble.begin_ns - together[0].begin_ns > LONGEST * slack
+        ):
             yield together
             together = []
         together.append(trouble)
@@ -287,11 +291,20 @@ def _slack(group: list[Trouble]) -> int:
     return AT_ONCE * max(lengths, default=2 * SECOND)
 
 
+def _with(trouble: Trouble, mark: Trouble, slack: int) -> bool:
+    lasts = mark.end_ns is None or trouble.begin_ns <= mark.end_ns + slack
+    return trouble.begin_ns >= mark.begin_ns - slack and lasts
+
+
 def _families(cause: Cause, group: list[Trouble]) -> Iterator[list[Trouble]]:
     """Loss and slowness are two matters, unless a mark of the cause itself holds them together."""
-    if any(trouble.effect in cause.own for trouble in group):
-        yield group
-        return
+    marks = [trouble for trouble in group if trouble.effect in cause.own]
+    if marks:
+        # A mark holds together what began with it, or while it lasted.
+        slack = _slack(group)
+        near = [one for one in group if any(_with(one, mark, slack) for mark in marks)]
+        yield near
+        group = [trouble for trouble in group if trouble not in near]
     for family in FAMILIES:
         if some := [trouble for trouble in group if trouble.effect in family]:
             yield some
