@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from probe.paths.identity import TOKEN, Flow, Secrets, stamp_number
 
 EXCEEDED, TOO_BIG = "exceeded", "too big"
-SYN_ACK, RESET, ECHOED, DATAGRAM = "syn-ack", "reset", "echo reply", "datagram"
+SYN_ACK, RESET, ECHOED, REFLECTED = "syn-ack", "reset", "echo reply", "reflected"
 PORT_UNREACHABLE = "port unreachable"
 _ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
 # Codes of destination unreachable; what is not named here is "unreachable (code N)".
@@ -126,7 +126,7 @@ class Matcher:
         # A reflector copies our timestamp, which holds the secret (RFC 8762 section 4.3.1).
         if payload[28:34] != self._secrets.token[:6]:
             return None
-        return self._reply((flow, number), source, DATAGRAM)
+        return self._reply((flow, number), source, REFLECTED)
 
     def _reply(self, found: tuple[int, int], source: bytes, what: str, mtu: int = 0) -> Reply:
         address = str(IPv6Address(source) if self._six else IPv4Address(source))

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from probe.paths import identity
 from probe.paths.identity import Secrets
 from probe.paths.replies import (
-    DATAGRAM,
     ECHOED,
     EXCEEDED,
     PORT_UNREACHABLE,
+    REFLECTED,
     RESET,
     SYN_ACK,
     TOO_BIG,
@@ -100,7 +100,7 @@ def test_a_target_answers_in_the_words_of_its_protocol(flow: int, number: int) -
     sent = identity.udp_payload(SECRETS, number, 0, (FLOWS[flow].port, PORT), (US, TARGET))
     reflected = bytes(24) + sent[:20]
     found = FOUR.datagram(flow, TARGET, PORT, reflected)
-    assert found == Reply(flow, number, "10.98.0.1", DATAGRAM, True)
+    assert found == Reply(flow, number, "10.98.0.1", REFLECTED, True)
     assert FOUR.datagram(flow, TARGET, PORT + 1, reflected) is None
     assert FOUR.datagram(flow, TARGET, PORT, bytes(44)) is None
 
