@@ -31,7 +31,7 @@ LEARNING_S = 20.0
 _DELIVERY_S = 2.0  # from a window's closing to its points in the store, on a busy machine
 _BEFORE_S = 10.0  # of quiet that a recording begins with
 _QUIET_S = 60.0  # until the diagnosis is "no fault" again
-_SETTLING_S = 8.0  # what is mended is a change as well; the next one shall not seem to belong to it
+_SETTLING = 4  # windows: what is mended is a change as well; the next one shall not seem to belong to it
 _RECORDING_S = 14.0  # between two faults that are recorded
 _LOOK_S = 0.2
 _POLL_S, _SILENT_S = 0.4, 1.5
@@ -149,8 +149,11 @@ class Runner:
             self._site.look()
             time.sleep(min(1.0, left))
 
-    def one(self, *faults: Fault) -> Outcome:
-        """Inject these together, until the verdict is right or the time is over; mend; wait for quiet."""
+    def one(self, *faults: Fault, calm: bool = True) -> Outcome:
+        """Inject these together, until the verdict is right or the time is over; mend; wait for quiet.
+
+        calm: whether to wait.
+        """
         name = "+".join(fault.id for fault in faults)
         began, began_ns = time.monotonic(), time.time_ns()
         verdicts: Verdicts = []
@@ -190,7 +193,8 @@ class Runner:
             self._tell(f"\n{_clock(time.time_ns())}  $ coloprobe diagnose --last {_LAST}\n{self.report()}")
         self._keep(name, began_ns, outcome)
         self._site.look()
-        outcome.quiet_s = round(self.settle(), 1)
+        if calm:
+            outcome.quiet_s = round(self.settle(), 1)
         return outcome
 
     def _go_on(self, began: float, began_ns: int, whole: int) -> bool:
@@ -210,7 +214,7 @@ class Runner:
     def settle(self) -> float:
         """Wait until all is as it was. Returns how long that took, s; at most a minute."""
         began = time.monotonic()
-        least = _SETTLING_S if self._record is None else _RECORDING_S
+        least = _SETTLING * self._site.window_s if self._record is None else _RECORDING_S
         while (passed := time.monotonic() - began) < _QUIET_S:
             self._site.look()
             if passed >= least and (not self._diagnose or not lasting(self.verdicts())):
@@ -304,6 +308,7 @@ def say(result: Result, out: Any = sys.stdout) -> None:
             good = [one.seconds for one in outcomes if one.right]
             middle = f", median {statistics.median(good):.1f} s" if good else ""
             print(f"{what}{len(good)} of {len(outcomes)} right{middle}", file=out)
+    print("windows: whole ones that the verdict knew of; 0: the one in which it began was enough", file=out)
     for words in result.quiet:
         print(f"in quiet it said: {words}", file=out)
     out.flush()
