@@ -34,6 +34,7 @@ TARGETS = 200
 SETTLED_S = 300.0  # what a start costs is no trend
 EVERY_S = 10.0
 _SPOOL = "spool.sqlite3"
+_PATIENCE_S = 60.0  # of two processes on a busy machine, until they do what they are there for
 _COMMAND = Path(sys.executable).with_name("coloprobe")
 
 _AGENT = """
@@ -143,6 +144,7 @@ def soak(
             background(near, [_COMMAND, "collect", "-c", collector_file], scratch / "collector.log") as sink,
             background(near, [_COMMAND, "agent", "-c", agent_file], scratch / "agent.log") as agent,
         ):
+            _until_both_run(influx)
             start = time.monotonic()
             while (passed := time.monotonic() - start) < seconds:
                 time.sleep(min(every_s, max(0.1, seconds - passed)))
@@ -154,6 +156,15 @@ def soak(
                 )
         # The agent has said goodbye, and the collector acknowledges only what the database has.
         return readings, _arrived(influx, agent_state)
+
+
+def _until_both_run(influx: Influx) -> None:
+    """Return when the first batch has gone all the way. Raises: BenchmarkError where none does."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not influx.query("SELECT batch FROM agent"):
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"nothing has arrived {_PATIENCE_S:.0f} s after the start")
+        time.sleep(0.1)
 
 
 def _arrived(influx: Influx, state: Path) -> Arrived:

@@ -286,11 +286,8 @@ def test_only_a_whole_run_is_written(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_soak_reads_both_processes_and_misses_no_batch(targets: Pair, tmp_path: Path) -> None:
     readings, arrived = soak.soak(targets[0], tmp_path, 4, 1, Report())
     assert len(readings.agent) == len(readings.collector) == len(readings.spool_bytes) >= 4
-    # On a busy machine they are still being started at the first readings.
-    assert readings.spool_bytes[-1] > 0
-    for used in (readings.agent[-1], readings.collector[-1]):
-        assert used.rss_bytes > 10e6
-        assert used.files > 5
+    assert min(readings.spool_bytes) > 0
+    assert all(used.rss_bytes > 10e6 and used.files > 5 for used in (*readings.agent, *readings.collector))
     assert arrived.complete
     assert arrived.batches >= 1
     assert (arrived.lost, arrived.skipped) == (0, 0)
