@@ -126,11 +126,14 @@ class Shifts:
         before = moves.before[went]
         self._move(went, moves)
         follows = (episodes.grace[went] > 0) & (episodes.way[went] == way)
-        self._follow(went[follows], before[follows], since)
+        found: list[Found] = []
+        apart = went[follows & (episodes.state[went] == OWN)]
+        if len(apart):  # from now on they go with the others
+            found.append(self._end(target, apart, moves.after[apart], starts, when=since))
+        self._follow(went[follows], before[follows], mine)
         went, before = went[~follows], before[~follows]
         if not len(went):
-            return []
-        found: list[Found] = []
+            return found
         back = (episodes.state[went] != NONE) & self._is_back(went, moves)
         joint = mine[episodes.state[mine] == JOINT]
         returning = went[back & (episodes.state[went] == JOINT)]
@@ -276,12 +279,16 @@ class Shifts:
         episodes = self.episodes
         episodes.grace[flows], episodes.way[flows], episodes.to[flows] = _GRACE, way, state
 
-    def _follow(self, flows: Ints, before: Floats, since: int) -> None:
+    def _follow(self, flows: Ints, before: Floats, mine: Ints) -> None:
         episodes = self.episodes
-        to = episodes.to[flows]
-        joins = flows[(to == JOINT) & (episodes.state[flows] == NONE)]
-        episodes.usual[joins] = before[np.isin(flows, joins)]
-        episodes.level[joins] = self._shown(self.levels.base[joins])
-        episodes.since[joins], episodes.age[joins] = since, 0
-        episodes.state[flows] = to
+        joint = mine[episodes.state[mine] == JOINT]
+        joins = (episodes.to[flows] == JOINT) & (episodes.state[flows] == NONE) & (len(joint) > 0)
+        ends = episodes.to[flows] == NONE
+        who = flows[joins]
+        if len(who):
+            episodes.usual[who], episodes.level[who] = before[joins], self._shown(self.levels.base[who])
+            episodes.since[who], episodes.age[who] = episodes.since[joint].min(), episodes.age[joint].min()
+            episodes.size[who] = episodes.size[joint].max()
+        episodes.state[who] = JOINT
+        episodes.state[flows[ends]] = NONE
         episodes.grace[flows] = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from benchmarks.detection.recording import load
@@ -9,7 +11,7 @@ from benchmarks.detection.replay import RECORDING, Line, Noise, lines, replay, s
 from probe.detect.detector import Detector
 from probe.settings import DetectTable
 from probe.windows.summary import Summaries
-from tests.unit.probe.detect.driving import LOST, MS, WINDOW, Drive, short
+from tests.unit.probe.detect.driving import LOST, MS, STAYED, WINDOW, Drive, short
 
 
 def test_a_target_that_stays_needs_not_be_learnt_again_after_a_reload() -> None:
@@ -98,3 +100,42 @@ def test_a_shift_in_recorded_noise_is_found() -> None:
         detector.add(0, 1, 0, summaries(rtts, number * WINDOW, (number + 1) * WINDOW))
         found += [(number, one.kind) for one in detector.close(number * WINDOW, (number + 1) * WINDOW)]
     assert found == [(15, "latency")]
+
+
+def test_whatever_comes_every_end_has_its_begin() -> None:
+    dice = np.random.default_rng(11)
+    for seed in range(6):
+        drive = Drive({"a": 1, "b": 5, "c": 2}, probes=int(dice.integers(1, 12)), seed=seed)
+        told = []
+        for _ in range(150):
+            rtts = drive.quiet(
+                dice.choice([MS, 2 * MS, 40 * MS], 8).tolist(), int(dice.choice([1, 10**5, 10**6]))
+            )
+            fate = dice.random()
+            rtts[dice.random(rtts.shape) < fate * 0.3] = LOST
+            if fate > 0.8:
+                rtts[dice.integers(0, 8)] = dice.choice([LOST, STAYED])
+            if fate > 0.95:
+                rtts[:] = dice.choice([LOST, STAYED])
+            if fate < 0.05:
+                drive.now += int(dice.integers(-3, 3)) * WINDOW
+            if 0.5 < fate < 0.52:
+                drive = Drive({"b": 5, "a": 1, "c": 2}, probes=drive.probes, before=drive)
+            drive.window(rtts, late=int(fate * 3))
+            told += drive.told
+            drive.told = []
+        begun = {(one.kind, one.targets, one.detail["begin_ns"]) for one in told if one.phase == "begin"}
+        ended = {(one.kind, one.targets, one.detail["begin_ns"]) for one in told if one.phase == "end"}
+        assert begun
+        assert ended <= begun
+        for one in told:
+            assert one.text
+            assert json.loads(json.dumps(one.detail))["windows"]
+
+
+def test_a_measurement_of_nothing() -> None:
+    detector = Detector(DetectTable(), [])
+    assert detector.close(0, WINDOW) == []
+    drive = Drive(before=None)
+    drive.detector = Detector(DetectTable(), [({"target": "x"}, 1)], detector)
+    assert drive.windows(8) == []
