@@ -159,7 +159,8 @@ class Tracer:
                 number = self._new_number()
                 hops.sent(number, flow, ttl, now)
                 self._sent_mono[number] = now
-                self._send(self._packets.make(number, flow, ttl), number, flow)
+                if not self._send(self._packets.make(number, flow, ttl), number, flow):
+                    hops.refused(number)
             elif (wake := hops.wake(now)) is not None:
                 self._listen(wake - now)
             else:
@@ -172,7 +173,8 @@ class Tracer:
             raise SocketError("too many packets for one trace: fewer flows, hops or probes")
         return number
 
-    def _send(self, packet: bytes, number: int, flow: int) -> None:
+    def _send(self, packet: bytes, number: int, flow: int) -> bool:
+        """Whether it was let out. Raises: SocketError (nothing is)."""
         self._next_at = max(time.monotonic_ns(), self._next_at) + self._gap
         self._sent_at[number] = time.time_ns()
         try:
@@ -184,8 +186,9 @@ class Tracer:
                 raise SocketError(
                     f"this host lets nothing out to {self._request.address}: {self._refusal}"
                 ) from None
-        else:
-            self._let_out += 1
+            return False
+        self._let_out += 1
+        return True
 
     def _listen(self, timeout_ns: int) -> None:
         for arrival in self._wire.receive(timeout_ns):

@@ -113,6 +113,11 @@ class Hops:
         if self._polite and self._reaches(ttl):
             self._syn_at = now
 
+    def refused(self, number: int) -> None:
+        """That probe has not left after all: this host did not let it out, and no router lost it."""
+        out = self._out.pop(number)
+        self.seen[out.flow][out.ttl].sent -= 1
+
     def answered(
         self, number: int, now: int, address: str, what: str, reached: bool, rtt_ns: int
     ) -> tuple[int, int] | None:

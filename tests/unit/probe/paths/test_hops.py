@@ -184,6 +184,22 @@ def test_an_answer_counts_once_and_in_time() -> None:
     assert hops.seen[0][1].received == 1
 
 
+def test_what_this_host_does_not_let_out_no_router_has_lost() -> None:
+    hops = Hops(1, 2, 2, TIMEOUT)
+    for number, ttl in enumerate((1, 2, 1, 2)):
+        assert hops.next(number) == (0, ttl)
+        hops.sent(number, 0, ttl, number)
+        if number == 2:
+            hops.refused(number)
+        elif ttl == 1:
+            hops.answered(number, number, "r1", EXCEEDED, False, 1)
+        else:
+            hops.answered(number, number, "t", "echo reply", True, 1)
+    assert [(hop.sent, hop.received) for hop in hops.hops(0)] == [(1, 1), (2, 2)]
+    assert hops.next(5) is None
+    assert hops.wake(5) is None
+
+
 def test_where_a_router_refuses_the_path_ends_without_the_target() -> None:
     hops = Hops(1, 5, 1, TIMEOUT)
     for ttl in (1, 2):
