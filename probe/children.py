@@ -125,28 +125,37 @@ async def _started(argv: Sequence[str], stdin: bytes, secrets: bool) -> subproce
     started: asyncio.Future[subprocess.Popen[bytes]] = loop.create_future()
 
     def start() -> None:
-        reading, writing = os.pipe()
         try:
-            _fill(writing, stdin)
-            hand_on()
-            os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
-            process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
-                command(argv),
-                stdin=reading,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=_environment(secrets),
-                process_group=0,
-            )
-        except OSError as problem:
+            process = _popen(argv, stdin, secrets)
+        except Exception as problem:  # noqa: BLE001 - whatever it is: nobody would wake who waits
             loop.call_soon_threadsafe(_fail, started, ChildError(f"{_name(argv)}: cannot start: {problem}"))
         else:
             loop.call_soon_threadsafe(_take, started, process)
-        finally:
-            os.close(reading)
 
-    threading.Thread(target=start, name="child", daemon=True).start()
+    try:
+        threading.Thread(target=start, name="child", daemon=True).start()
+    except RuntimeError as problem:  # there are as many as there may be
+        raise ChildError(f"{_name(argv)}: cannot start: {problem}") from None
     return await started
+
+
+def _popen(argv: Sequence[str], stdin: bytes, secrets: bool) -> subprocess.Popen[bytes]:
+    """Called in the thread. Raises: OSError."""
+    reading, writing = os.pipe()
+    try:
+        _fill(writing, stdin)
+        hand_on()
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+        return subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
+            command(argv),
+            stdin=reading,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(secrets),
+            process_group=0,
+        )
+    finally:
+        os.close(reading)
 
 
 def _fill(pipe: int, data: bytes) -> None:
@@ -193,7 +202,8 @@ async def _ended(process: subprocess.Popen[bytes], end: float) -> int | None:
 def _reap(process: subprocess.Popen[bytes]) -> None:
     """Wait for one that was killed, elsewhere: it may hang in the kernel for a moment."""
     if process.poll() is None:
-        threading.Thread(target=process.wait, name="reap", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no thread to be had: `subprocess` does it some day
+            threading.Thread(target=process.wait, name="reap", daemon=True).start()
 
 
 class _Said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -128,4 +129,26 @@ def test_what_cannot_be_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("probe.children.command", broken)
     with pytest.raises(ChildError, match=r"cannot start: .*No such file"):
+        gather("echo")
+
+
+def test_who_has_no_descriptors_or_threads_left_is_told_and_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("probe.children._fill", full)
+    with pytest.raises(ChildError, match=r"cannot start: .*Too many open files"):
+        gather("echo")
+    with monkeypatch.context() as patched:
+        patched.setattr("probe.children.os.pipe", full)
+        with pytest.raises(ChildError, match=r"cannot start: .*Too many open files"):
+            gather("echo")
+
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("probe.children.threading.Thread.start", none)
+    with pytest.raises(ChildError, match="cannot start: can't start new thread"):
         gather("echo")
