@@ -199,6 +199,9 @@ class Answerer:
                 raise
             except ColoprobeError as problem:
                 status, error = problem.exit_status, str(problem)
+            except Exception as problem:
+                log.exception("%s has failed by a defect", job.text)
+                error = f"it has failed by a defect, which is in the agent's log: {problem!r}"
             await answer.end(status, error)
         except MqttError as problem:
             error = f"the answer is lost: {problem}"
@@ -216,7 +219,9 @@ class Answerer:
             "took_ns": self._clock.mono() - began,
             **({"error": error} if error else {}),
         }
-        tags = {"target": str(job.about["target"])} if "target" in job.about else {}
+        # Only ours become a tag: whoever may ask for any target could make series without end.
+        ours = {target.name for target in self._settings().target}
+        tags = {"target": name} if (name := str(job.about.get("target"))) in ours else {}
         self._teller.event("agent", text, tags=tags, detail=detail)
 
     def _ahead(self, job: Job) -> int:

@@ -200,6 +200,31 @@ def test_what_a_child_says_of_its_failure_is_answered() -> None:
     drive(main)
 
 
+def test_a_defect_is_answered_and_the_next_one_has_its_turn(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(rig: Rig) -> None:
+        rig.error = ZeroDivisionError("of all things")
+        end = await rig.end(rig.ask("trace", "gw"))
+        assert end["status"] == 1
+        assert "of all things" in end["error"]
+        rig.error = None
+        assert (await rig.end(rig.ask("trace", "gw")))["error"] == ""
+
+    drive(main)
+    assert "trace of gw has failed by a defect" in caplog.text
+
+
+def test_only_targets_of_its_own_become_series() -> None:
+    async def main(rig: Rig) -> None:
+        await rig.end(rig.ask("trace", "gw"))
+        await rig.end(rig.ask("trace", "127.0.0.9"))
+        await until(lambda: rig.answerer.answered == 2)
+        ours, other = rig.events()
+        assert ours.split(" ")[0].endswith(",kind=agent,target=gw")
+        assert other.split(" ")[0].endswith(",kind=agent")
+
+    drive(main, any_target=True)
+
+
 def test_so_many_a_minute_and_no_more() -> None:
     async def main(rig: Rig) -> None:
         for _ in range(3):
