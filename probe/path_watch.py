@@ -84,7 +84,13 @@ class PathWatch:
             began = self._clock.wall()
             async with contextlib.aclosing(self._tracer(request)) as records:
                 paths = [record async for record in records if isinstance(record, Path)]
-        ours = any(one == target for one in self._targets())
+        # With fewer hops, or as other packets, it is no trace as ours are.
+        own = request_for(target, self.settings)
+        alike = (request.protocol, request.port) == (
+            own.protocol,
+            own.port,
+        ) and request.max_hops >= own.max_hops
+        ours = alike and any(one == target for one in self._targets())
         for point in self._learn(target, request, paths, began, "somebody asked", ours):
             head = {"time": point.time_ns, "measurement": point.measurement}
             yield msgspec.json.encode({**head, **point.tags, **point.fields})
@@ -180,7 +186,11 @@ class PathWatch:
         self, target: Traced, request: Request, paths: Sequence[Path], began: int, why: str, ours: bool
     ) -> list[Point]:
         """The points of a trace; where it was of a target of ours, they are told, and what changed is."""
-        verdicts = {path.flow: self._remember(target, request, path) for path in paths}
+        verdicts = {}
+        for path in paths:
+            # Others' paths would push ours out.
+            memory = self._memory(target, request, path) if ours else PathMemory()
+            verdicts[path.flow] = memory.observe(observed(path), path.reached)
         tags = {**self._teller.tags, "target": target.name}
         ids = {flow: verdict.path_id for flow, verdict in verdicts.items()}
         made = list(points(paths, ids, request.protocol, tags, began))
@@ -192,13 +202,13 @@ class PathWatch:
                 self._tell_change(target, request, changed, why)
         return made
 
-    def _remember(self, target: Traced, request: Request, path: Path) -> Verdict:
+    def _memory(self, target: Traced, request: Request, path: Path) -> PathMemory:
         key = (target.name, request.seed, path.flow, path.identity)
         memory = self._memories.setdefault(key, PathMemory())
         self._memories.move_to_end(key)
         while len(self._memories) > _REMEMBERED:
             self._memories.popitem(last=False)
-        return memory.observe(observed(path), path.reached)
+        return memory
 
     def _tell_change(self, target: Traced, request: Request, changed: dict[int, Verdict], why: str) -> None:
         flow, first = next(iter(changed.items()))

@@ -203,6 +203,24 @@ def test_an_answer_for_somebody_else_waits_for_its_turn_and_is_kept_of_our_own(
     assert "c" not in told
 
 
+def test_what_somebody_asks_otherwise_is_no_trace_of_ours(runner: asyncio.Runner) -> None:
+    """A look at the first hops only, or by another protocol, would read as a path that has changed."""
+    watching = Watching(runner)
+
+    async def ask(target: Traced, **wishes: Any) -> list[str]:
+        table = TraceTable(every=Duration(0), **wishes)
+        lines = [line async for line in watching.watch.answer(target, table)]
+        assert {bool(json.loads(line).get("path_id")) for line in lines if b'"path"' in line} == {True}
+        return watching.teller.take()
+
+    assert runner.run(ask(TARGETS[0]))
+    known = dict(watching.watch._memories)
+    assert not runner.run(ask(TARGETS[0], max_hops=2))
+    assert not runner.run(ask(TARGETS[0], protocol="udp"))
+    assert not runner.run(ask(Traced("c", "192.0.2.1", 2)))
+    assert watching.watch._memories == known
+
+
 def test_who_asks_for_the_same_end_gets_the_same_flows() -> None:
     settings = TraceTable()
     one, other = (request_for(Traced(name, "192.0.2.1", 2), settings) for name in ("a", "b"))
