@@ -37,6 +37,7 @@ _LOOK_S = 0.2
 _POLL_S, _SILENT_S = 0.4, 1.5
 _BUSY_S = 5.0  # more than is usual, that data may take on a busy machine
 _FAR_NS = 1 << 62
+_SHOWN = 2  # whole windows in a report that is shown: enough for more evidence than the first one has
 _LAST = "2m"
 _EARLIER_NS = 2_500_000_000  # a verdict may begin with the window that shows it first
 _SECOND = 1_000_000_000
@@ -159,9 +160,12 @@ class Runner:
         verdicts: Verdicts = []
         good = False
         asked, known, whole = began, 0, 0
+        seconds, knew = 0.0, 0
         try:
             for fault in faults:
                 fault.begin(self._site)
+                if self._show:
+                    self._tell(f"{_clock(time.time_ns())}  broken: {fault.what}")
             while self._go_on(began, began_ns, whole):
                 for fault in faults:
                     fault.keep(self._site)
@@ -173,11 +177,16 @@ class Runner:
                 if self._diagnose and now >= asked + (_POLL_S if len(arrived) > known else _SILENT_S):
                     asked, known = now, len(arrived)
                     verdicts = since(self.verdicts(), began_ns)
-                    if good := right(verdicts, faults):
+                    if right(verdicts, faults) and not good:
+                        good, seconds, knew = True, time.monotonic() - began, whole
+                        if self._show:
+                            self._tell(f"{_clock(time.time_ns())}  coloprobe diagnose: {label(verdicts)}")
+                    if good and (whole >= _SHOWN or not self._show):
                         break
                 self._progress(f"{name}: {now - began:.0f} s  {label(verdicts)}")
                 time.sleep(_LOOK_S)
-            seconds = time.monotonic() - began
+            if not good:
+                seconds, knew = time.monotonic() - began, whole
         finally:
             for fault in faults:
                 fault.end(self._site)
@@ -186,7 +195,7 @@ class Runner:
             label(verdicts),
             good,
             round(seconds, 2),
-            whole or self._by_the_clock(began_ns, asked - began),
+            knew or self._by_the_clock(began_ns, seconds),
             verdicts=verdicts,
         )
         if self._show or (self._diagnose and not good):
@@ -209,7 +218,8 @@ class Runner:
             key = one["time"], one["measurement"], one.get("kind"), one.get("target"), one["agent"]
             if one["measurement"] == "event" and one.get("site") == SITE and key not in self._shown:
                 self._shown.add(key)
-                self._tell(f"{_clock(one['time'])}  {one['agent']}  {one['kind']}: {one['text']}")
+                about = one.get("target") or one.get("interface") or one["agent"]
+                self._tell(f"{_clock(one['time'])}  {one['agent']}  {one['kind']}  {about}: {one['text']}")
 
     def settle(self) -> float:
         """Wait until all is as it was. Returns how long that took, s; at most a minute."""

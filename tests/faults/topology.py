@@ -197,11 +197,13 @@ class Site:
             self.parts[name].start()
         station = self.parts["station"]
 
+        reflector = self.parts["g1-reflector"]
+
         def up() -> bool:
             self.look()
-            return "broker " in station.text()
+            return "broker " in station.text() and "reflecting" in reflector.text()
 
-        wait_for(up, "the station is up")
+        wait_for(up, "the station and the reflector are up")
         for name in ("session", "agent-1", "agent-2"):
             self.parts[name].start()
 
