@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from collectors.diagnose.causes import Attributes, Cause
+from collectors.diagnose.causes import ATTRIBUTES, Attributes, Cause
 from collectors.diagnose.facts import Facts, Track
-from collectors.diagnose.levels import FEWEST
+from collectors.diagnose.levels import ABSOLUTE_NS, FEWEST
 from collectors.diagnose.troubles import LEAST_SENT, Trouble
 from probe.clock import SECOND
 
@@ -28,6 +28,7 @@ LONGEST = 3  # times that: from the first to the last
 SAMPLE = 64  # targets of a part of the network that are looked at, besides those that are hit
 ALIKE_AT_MOST = 16  # agents, or gateways, whose other targets are looked at
 CROWD = 1_000  # troubles: from here on nobody looks for what hits one target alone
+LIKE = 0.2  # of a shift: shifts that differ by less may be the same
 NEARER = 0.7  # of a round-trip time: a target below that is closer
 
 # Effects that one thing can have at once.
@@ -142,6 +143,12 @@ class Case:
         return frozenset(trouble.effect for trouble in self.troubles)
 
     @cached_property
+    def related(self) -> frozenset[str]:
+        """The effects that would hide, or be, those that are seen."""
+        families = (family for family in FAMILIES if family & self.effects)
+        return self.effects.union(*families)
+
+    @cached_property
     def rate(self) -> float:
         """The share of probes that those who lose some lose, the smallest of all."""
         return min((one.size for one in self.troubles if one.effect in ("loss", "down")), default=1.0)
@@ -188,7 +195,11 @@ class Case:
             for value in values[:: len(values) // ALIKE_AT_MOST + 1]:
                 found += self.index.group(attributes, (*others.values(), value))
         mine = self.reach[attribute]
-        return _sample([track for track in found if getattr(track, attribute) != mine])
+        found = [track for track in found if getattr(track, attribute) != mine]
+        # What differs in nothing else, where there is such.
+        rest = tuple(name for name in ATTRIBUTES if name != attribute)
+        like = {key_of(track, rest) for track in self.hits}
+        return _sample([track for track in found if key_of(track, rest) in like] or found)
 
     def stand(self, track: Track) -> str:
         """'hit', 'clean', 'other' or 'unclear', see above."""
@@ -200,15 +211,25 @@ class Case:
     def _stand(self, track: Track) -> str:
         disturbed = False
         for trouble in self.index.of(track):
+            # Who is slow answers nevertheless, and who loses some can be fast.
+            if trouble.effect not in self.related:
+                continue
             if not trouble.overlaps(self.begin_ns - self.slack, self.until_ns):
                 continue
             together = abs(trouble.begin_ns - self.begin_ns) <= self.slack or self._continues(trouble)
-            if trouble.effect in self.effects and together and trouble not in self.index.explained:
+            same = together and trouble.effect in self.effects and self._like_ours(trouble)
+            if same and trouble not in self.index.explained:
                 return "hit"
             disturbed = True
         if disturbed:
             return "other"
         return "clean" if self._would_show(track) else "unclear"
+
+    def _like_ours(self, trouble: Trouble) -> bool:
+        """A shift by another time has another reason."""
+        if trouble.effect != "slow" or self._continues(trouble):
+            return True
+        return abs(trouble.size - self.shift) <= max(LIKE * self.shift, ABSOLUTE_NS)
 
     def _continues(self, trouble: Trouble) -> bool:
         return trouble in self.troubles

@@ -111,7 +111,7 @@ def _breadth(case: Case) -> Iterator[Symptom]:
 
 
 def _amount(case: Case) -> Iterator[Symptom]:
-    mine = [one for one in case.troubles if one.track is not None]
+    mine = [one for one in case.troubles if one.track is not None and not one.track.flow]
     silent = [one for one in mine if one.effect == "down"]
     if silent and len(silent) == len(mine):
         yield Symptom("total", "not one probe is answered", windows=silent[0].windows)
@@ -125,7 +125,8 @@ def _amount(case: Case) -> Iterator[Symptom]:
         middle = median(shifts)
         if all(abs(shift - middle) <= max(ALIKE * middle, 20_000) for shift in shifts):
             yield Symptom("equal-shift", f"all are slower by the same {text.duration(middle)}")
-        else:
+        elif sum(abs(shift - min(shifts)) <= ALIKE * min(shifts) for shift in shifts) < len(shifts) / 2:
+            # Where most are, the others may have another trouble on top.
             span = f"{text.duration(min(shifts))} to {text.duration(max(shifts))}"
             yield Symptom("unequal-shift", f"they are slower by different times, {span}")
     if any(is_large(track.variant) for track in case.hits) and "variant" in case.reach:

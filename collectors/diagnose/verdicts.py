@@ -7,7 +7,7 @@ are found one after the other, and what one explains is no evidence for or again
 
     weight      W = prior + sum over symptoms (rule's bits * factor) + 0.5 log2(troubles), at most 1.5
     confidence  2^W / (2^W + sum over rivals 2^Wr + 2^CHANCE), Bayes' rule with equal priors; rivals are the
-                other causes that explain the same, the best case of each
+                other causes that explain half of the same or more, the best case of each, in proportion
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from probe.clock import SECOND
 
 MOST_VERDICTS = 12
 MOST_RIVALS = 3
+LEAST_SHARE = 0.5  # of the same troubles: who explains fewer is no rival
 MOST_UNSURE = 3  # then one says that one does not know
 RECENT_WINDOWS, RECENT_NS = 3, 5 * SECOND  # what was over before that comes last
 SURE = 0.5  # confidence from which on a cause is named
@@ -253,9 +254,12 @@ def _rivals(best: Weighed, weighed: Iterable[Weighed]) -> list[Rival]:
     heaviest: dict[str, float] = {}
     for one in weighed:
         cause = one.case.cause.id
-        if cause == best.case.cause.id or 2 * len(one.explains & best.explains) < len(best.explains):
+        share = len(one.explains & best.explains) / len(best.explains)
+        if cause == best.case.cause.id or share < LEAST_SHARE:
             continue
-        heaviest[cause] = max(heaviest.get(cause, -math.inf), one.weight)
+        # What it leaves over would need yet another cause.
+        weight = one.weight * share if one.weight > 0 else one.weight
+        heaviest[cause] = max(heaviest.get(cause, -math.inf), weight)
     ranked = sorted(heaviest.items(), key=lambda item: -item[1])
     return [Rival(CAUSES[cause].place, cause, weight) for cause, weight in ranked if weight > -_STEEPEST]
 

@@ -66,6 +66,8 @@ APART = (
     ("neighbour-failover", "gateway-slow"),
     ("link-flap", "gateway-slow"),
     ("firewall", "clock-step"),
+    ("firewall", "mtu-black-hole"),
+    ("line-delay", "gateway-slow"),
 )
 
 
