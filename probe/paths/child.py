@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
+from probe.clock import SECOND
 from probe.errors import ColoprobeError, MissingPartError, SocketError
 from probe.paths import identity, mtu
 from probe.paths.hops import Hops
@@ -121,6 +122,7 @@ class Tracer:
         self._matcher = Matcher(wire.destination, request.port, wire.flows, self._secrets)
         polite = request.protocol == "tcp"
         self._hops = Hops(request.flows, request.max_hops, request.probes, request.timeout, polite=polite)
+        self._parent = os.getppid()
         self._next_number = 0
         self._next_at = 0  # when the next packet may leave, monotonic ns
         self._sent_at: dict[int, int] = {}  # by probe, our own clock: wall
@@ -191,7 +193,9 @@ class Tracer:
         return True
 
     def _listen(self, timeout_ns: int) -> None:
-        for arrival in self._wire.receive(timeout_ns):
+        if os.getppid() != self._parent:
+            raise BrokenPipeError  # killed: there is nobody to trace for
+        for arrival in self._wire.receive(min(timeout_ns, SECOND)):
             reply = self._reply(arrival)
             if reply is None or reply.number not in self._sent_at:
                 continue

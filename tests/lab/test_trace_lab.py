@@ -253,6 +253,32 @@ def test_an_agent_traces_in_turn_and_tells_of_a_change(net: Routers, tmp_path: P
     assert paths_of(points, "six")[0].fields["reached"] is True
 
 
+def test_a_trace_ends_with_who_asked_for_it(net: Routers) -> None:
+    silence = net["far"].rule("drop", matches=["udp dport 862"])
+    # By itself it would wait for minutes.
+    patient = coloprobe("trace", target(net, "4"), "--timeout", "60s")
+    parent = net["near"].popen(patient, stdout=subprocess.DEVNULL)
+    wait_for(lambda: silence.counts().seen >= 5, "packets come to the target")
+    (child,) = children_of(parent.pid)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not is_running(child), "the trace has ended")
+    silence.remove()
+
+
+def children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 def test_without_scapy_or_privileges_the_way_out_is_said(net: Routers) -> None:
     blocked = (
         "import sys; sys.modules['scapy'] = None; sys.argv[0] = 'x'; import probe.paths.child as c; c.main()"
