@@ -22,8 +22,8 @@ from probe.windows.summary import Summaries
 
 # A shift is told of where it is longer than so much, too: below it, kernels and processors have moods.
 NOTABLE, NOTABLE_HARDWARE = 40_000.0, 2_000.0  # ns; by the kernel's stamps, and by the interface's
-LATENCY = Rule(clip=1.25, least=0.32, learn=6, windows=1, probes=6, restless=0.3)
-JITTER = Rule(clip=1.5, least=3.5, learn=16, windows=4, probes=100, restless=1.0)
+LATENCY = Rule(clip=1.25, least=0.32, learn=6, windows=1, probes=6, restless=0.3, little=0.2)
+JITTER = Rule(clip=1.5, least=3.5, learn=16, windows=4, probes=100, restless=1.0, little=0.5)
 _RISE = float(np.log(2.0))  # of jitter: what is to be found is twice the usual one
 _STRANGE = 0.25  # more of the RTTs than usual are by our own clock: no window to compare others with
 _CLEAR = 8.0  # times the scatter

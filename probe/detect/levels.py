@@ -32,7 +32,6 @@ _DECAY = 0.85  # of the scatter, each time it is worked out anew
 _YOUNG = 8.0  # with n windows of history the scatter is taken 1 + 8 / n times
 _FEW = 16  # windows of history: with fewer, it is worked out anew in each
 _NORMAL = 1.4826
-_LITTLE = 0.2  # of a step: a window that lies further off is looked at
 NEARLY = 0.8  # of a step: less is not told, even where it adds up
 
 
@@ -42,6 +41,7 @@ class Rule:
 
     clip: steps a window counts with at most. least: the sum, in steps, without which nothing is told.
     learn: windows before anything is told. windows, probes: of those that prove it, at least.
+    little: a window that lies so many steps off is looked at.
     restless: the scatter counts as at most so many steps, so that what stays far off is told in the end.
     """
 
@@ -51,6 +51,7 @@ class Rule:
     windows: int
     probes: int
     restless: float
+    little: float
 
 
 class Levels(Rows):
@@ -102,13 +103,14 @@ class Levels(Rows):
         clear: which windows prove a change by themselves, however much levels scatter.
         Whoever is told of a change calls `move` with these rows.
         """
+        rule = self.rule
         heed = sound & (probes > 0)
         judged = heed & self.learnt
         self._usual += heed * (probes - self._usual) / np.minimum(self._at + 1.0, 16.0)
         off = np.where(judged, level - self.base, 0.0)
         changed = np.zeros(self.rows, np.int64)
         # Nearly every flow lies at its level, and nothing has to be done.
-        some = np.flatnonzero(judged & (self._busy | (np.abs(off) > _LITTLE * np.minimum(up, down))))
+        some = np.flatnonzero(judged & (self._busy | (np.abs(off) > rule.little * np.minimum(up, down))))
         if len(some):
             weight = np.minimum(1.0, probes[some] / np.maximum(self._usual[some], 1.0))
             for side, step in enumerate((up[some], -down[some])):
@@ -141,7 +143,7 @@ class Levels(Rows):
         first = np.where(before > 0, before, start_ns)
         self.since[rows, side] = np.where(growing & (run == 0), first, self.since[rows, side])
         # A window into whose end the change fell lies between both levels.
-        little = ~growing & (off > np.maximum(_LITTLE * step, 2 * scatter))
+        little = ~growing & (off > np.maximum(rule.little * step, 2 * scatter))
         self._waits[rows, side] = little & (before == 0)
         self._before[rows, side] = np.where(little, start_ns, 0)
         self._run[rows, side] = run = (run + 1) * growing
@@ -168,7 +170,7 @@ class Levels(Rows):
 
     def _remember(self, level: Floats, heed: Mask) -> None:
         rows = np.flatnonzero(heed)
-        self._ring[rows, self._at[rows] % HISTORY] = level[rows]
+        self._ring.reshape(-1)[rows * HISTORY + self._at[rows] % HISTORY] = level[rows]
         self._at += heed
         np.minimum(self._at, HISTORY, out=self.known)
         # All of what is little known is always worked out, of the rest some in each window.
