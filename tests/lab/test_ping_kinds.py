@@ -96,7 +96,8 @@ def test_stamp_says_on_which_way_a_probe_was_lost(
     near, far = reflected
     there = far.rule(every=7, matches=("udp dport 862",))
     back = far.rule(every=11, hook="output", matches=("udp sport 862",))
-    pinged = coloprobe_ping(near, url("stamp", far, version), "-c", "60", *LATE, *CLOCK, wrapper=wrapper)
+    with Capture(far, snap=256) as capture:
+        pinged = coloprobe_ping(near, url("stamp", far, version), "-c", "60", *LATE, *CLOCK, wrapper=wrapper)
     assert pinged.status == 0
     lost = {n for n in range(1, 61) if n % 7 == 0}
     lost |= {[n for n in range(1, 61) if n % 7][k - 1] for k in (11, 22, 33, 44)}
@@ -106,15 +107,28 @@ def test_stamp_says_on_which_way_a_probe_was_lost(
     assert (there.counts().hit, back.counts().hit) == (8, 4)
     answered = [probe for probe in pinged.probes if probe["outcome"] == "received"]
     followed = [probe for probe in answered if "unfollowed" not in probe]
-    assert len(answered) - len(followed) == summary["unfollowed"] in range(1, 8)
+    # A busy machine may keep the reflector waiting: the line is then printed before the follow-up comes.
+    kept_waiting = max(dwelt(capture)) > 30_000_000
+    unfollowed = len(answered) - len(followed)
+    assert unfollowed == summary["unfollowed"] in range(1, 8) or kept_waiting
+    assert unfollowed >= summary["unfollowed"]
     assert all(list(probe) == [*FIELDS, "forward_ns", "backward_ns"] for probe in followed)
     assert all(probe["rtt_ns"] == probe["forward_ns"] + probe["backward_ns"] for probe in answered)
     assert {probe["stamp"] for probe in pinged.probes} == {"kernel"}
     assert summary["unstamped"] == 0
     for name, field in (("rtt", "rtt_ns"), ("forward", "forward_ns"), ("backward", "backward_ns")):
         values = [probe[field] for probe in (answered if name == "forward" else followed)]
-        assert (summary[f"{name}_min_ns"], summary[f"{name}_max_ns"]) == (min(values), max(values))
+        if unfollowed == summary["unfollowed"]:
+            assert (summary[f"{name}_min_ns"], summary[f"{name}_max_ns"]) == (min(values), max(values))
+        assert summary[f"{name}_min_ns"] <= min(values) <= max(values) <= summary[f"{name}_max_ns"]
     assert 20_000 <= summary["clock_error_ns"] <= 21_000
+
+
+def dwelt(capture: Capture) -> list[int]:
+    """How long each request waited at the reflector for its reply, by the sender's number in both; ns."""
+    found = datagrams(capture.packets)
+    came = {one.payload[:4]: one.time_ns for one in found if not one.outgoing}
+    return [one.time_ns - came[one.payload[24:28]] for one in found if one.outgoing]
 
 
 def test_stamp_in_words(reflected: Pair) -> None:
