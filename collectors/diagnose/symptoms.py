@@ -51,7 +51,8 @@ def seen(case: Case) -> Iterator[Symptom]:
 def _within(case: Case) -> Iterator[Symptom]:
     hits, clean = case.hits, case.clean
     where = place(case)
-    worst = max(case.troubles, key=lambda one: (one.size, one.begin_ns))
+    of_targets = [one for one in case.troubles if one.track is not None and not one.track.flow]
+    worst = max(of_targets or case.troubles, key=lambda one: (one.size, one.begin_ns))
     more = f", for example: {worst.text}" if len(hits) > 1 else f": {worst.text}"
     windows = worst.windows
     if not clean:
