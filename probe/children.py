@@ -122,21 +122,62 @@ def _environment(secrets: bool) -> Mapping[str, str]:
 async def _started(argv: Sequence[str], stdin: bytes, secrets: bool) -> subprocess.Popen[bytes]:
     """Start it in a thread that ends afterwards: capabilities and niceness belong to threads."""
     loop = asyncio.get_running_loop()
-    started: asyncio.Future[subprocess.Popen[bytes]] = loop.create_future()
+    woken: asyncio.Future[None] = loop.create_future()
+    start = _Start()
 
-    def start() -> None:
-        try:
-            process = _popen(argv, stdin, secrets)
-        except Exception as problem:  # noqa: BLE001 - whatever it is: nobody would wake who waits
-            loop.call_soon_threadsafe(_fail, started, ChildError(f"{_name(argv)}: cannot start: {problem}"))
-        else:
-            loop.call_soon_threadsafe(_take, started, process)
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    def body() -> None:
+        start.popen(argv, stdin, secrets)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile, and whoever asked
+            loop.call_soon_threadsafe(wake)
 
     try:
-        threading.Thread(target=start, name="child", daemon=True).start()
+        threading.Thread(target=body, name="child", daemon=True).start()
     except RuntimeError as problem:  # there are as many as there may be
         raise ChildError(f"{_name(argv)}: cannot start: {problem}") from None
-    return await started
+    try:
+        await woken
+    except BaseException:
+        start.forget()
+        raise
+    return start.result(_name(argv))
+
+
+class _Start:
+    """A child that one thread starts while another one waits for it, or does not any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forgotten = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problem: Exception | None = None
+
+    def popen(self, argv: Sequence[str], stdin: bytes, secrets: bool) -> None:
+        try:
+            process = _popen(argv, stdin, secrets)
+        except Exception as problem:  # noqa: BLE001 - told to who waits, whatever it is
+            self._problem = problem
+            return
+        with self._lock:
+            self._process = process
+            if self._forgotten:
+                _discard(process)
+
+    def forget(self) -> None:
+        """Nobody waits for it any more."""
+        with self._lock:
+            self._forgotten = True
+            if self._process is not None:
+                _discard(self._process)
+
+    def result(self, name: str) -> subprocess.Popen[bytes]:
+        """What was started. Raises: ChildError."""
+        if self._process is None:
+            raise ChildError(f"{name}: cannot start: {self._problem}")
+        return self._process
 
 
 def _popen(argv: Sequence[str], stdin: bytes, secrets: bool) -> subprocess.Popen[bytes]:
@@ -166,21 +207,14 @@ def _fill(pipe: int, data: bytes) -> None:
             raise OSError("pipes are full")
 
 
-def _take(started: asyncio.Future[subprocess.Popen[bytes]], process: subprocess.Popen[bytes]) -> None:
-    if started.cancelled():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-        _reap(process)
-    else:
-        started.set_result(process)
-
-
-def _fail(started: asyncio.Future[subprocess.Popen[bytes]], problem: ChildError) -> None:
-    if not started.cancelled():
-        started.set_exception(problem)
+def _discard(process: subprocess.Popen[bytes]) -> None:
+    """Kill one that nobody wants any more."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    _reap(process)
 
 
 async def _reader(pipe: object, closing: list[asyncio.BaseTransport]) -> asyncio.StreamReader:

@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,6 +118,32 @@ def test_time_is_limited_and_nobody_is_left_behind() -> None:
     assert len(groups) == 3
     for group in groups:
         assert group_is_gone(group)
+
+
+def test_who_is_gone_before_it_has_started_leaves_nothing_behind() -> None:
+    """Also where the event loop is closed by then."""
+    before = set(threading.enumerate())
+
+    async def body() -> None:
+        asking = asyncio.create_task(anext(lines_of([PROGRAM, "hang"], timeout_s=60)))
+        await asyncio.sleep(0)
+        asking.cancel()
+
+    for _ in range(5):
+        asyncio.run(body())
+    end = time.monotonic() + 30
+    while {thread for thread in threading.enumerate() if thread.is_alive()} - before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    children = (Path(f"/proc/{os.getpid()}/task") / str(threading.get_native_id()) / "children").read_text()
+    assert not [pid for pid in children.split() if PROGRAM.encode() in _command_line(int(pid))]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_a_reader_that_stops_early_holds_up_nothing() -> None:
