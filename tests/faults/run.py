@@ -30,6 +30,7 @@ WINDOWS = 3  # the bar: right within so many whole windows
 LEARNING_S = 20.0
 _DELIVERY_S = 2.0  # from a window's closing to its points in the store, on a busy machine
 _BEFORE_S = 10.0  # of quiet that a recording begins with
+_LONG_S = 25.0  # without quiet is worth a word
 _QUIET_S = 60.0  # until the diagnosis is "no fault" again
 _SETTLING = 4  # windows: what is mended is a change as well; the next one shall not seem to belong to it
 _RECORDING_S = 14.0  # between two faults that are recorded
@@ -224,11 +225,17 @@ class Runner:
     def settle(self) -> float:
         """Wait until all is as it was. Returns how long that took, s; at most a minute."""
         began = time.monotonic()
+        told = False
         least = _SETTLING * self._site.window_s if self._record is None else _RECORDING_S
         while (passed := time.monotonic() - began) < _QUIET_S:
             self._site.look()
-            if passed >= least and (not self._diagnose or not lasting(self.verdicts())):
-                break
+            if passed >= least:
+                left = lasting(self.verdicts()) if self._diagnose else []
+                if not left:
+                    break
+                if passed > _LONG_S and not told:
+                    told = True
+                    self._tell(f"  after {passed:.0f} s it still says:\n{self.report()}")
             self._progress(f"waiting for quiet: {passed:.0f} s")
             time.sleep(_POLL_S)
         return time.monotonic() - began
