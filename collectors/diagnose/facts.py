@@ -116,6 +116,8 @@ def gather(history: History, since_ns: int, now_ns: int, agent: str = "") -> Fac
     facts = Facts(since_ns, now_ns)
     for tags, columns in _read(history, facts, "probe", PROBE_FIELDS, agent):
         _add_track(facts, tags, columns)
+    # Nobody keeps series in the same order, and the same facts shall have the same words.
+    facts.targets.sort(key=lambda track: (track.agent, track.target, track.kind, track.dscp))
     for tags, columns in _read(history, facts, "agent", (), agent):
         facts.agents[tags.get("agent", "")] = columns
     for _, columns in _read(history, facts, "collector", (), ""):
@@ -133,7 +135,8 @@ def gather(history: History, since_ns: int, now_ns: int, agent: str = "") -> Fac
             hops[tags.get("flow", ""), int(ttl[:4])] = columns
     for tags, columns in _read(history, facts, "event", ("text", "detail"), agent):
         _add_events(facts, tags, columns)
-    facts.events.sort(key=lambda event: event.time_ns)
+    facts.events.sort(key=lambda event: (event.time_ns, event.agent, event.kind, event.target))
+    facts.interfaces = dict(sorted(facts.interfaces.items()))
     return facts
 
 

@@ -73,7 +73,12 @@ def _losses(track: Track) -> Iterator[Trouble]:
             rest = [i for i in rest if i not in edges]
             begin = run[0] - 1 if run[0] - 1 in cluster else run[0]
             yield _trouble(
-                "down", track, [begin, *run], 1.0, f"{track} does not answer", over=run[-1] + 1 < len(windows)
+                "down",
+                track,
+                sorted({begin, *run}),
+                1.0,
+                f"{track} does not answer",
+                over=run[-1] + 1 < len(windows),
             )
         for part in _clusters(rest, CLEAN):
             total, of = sum(lost[i] for i in part), sum(sent[part[0] : part[-1] + 1])

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from pathlib import Path
 
 import pytest
 
+from collectors.diagnose.command import Where, run
 from collectors.history import points
 from collectors.influxql import CHUNK, InfluxHistory
+from collectors.sinks.embedded import EmbeddedSink
 from collectors.sinks.influx import open_sink
-from probe.clock import SECOND
+from collectors.sinks.store import path_in
+from probe.clock import SECOND, ManualClock
 from probe.errors import SinkRefused, SinkUnavailable
 from probe.settings import CollectorSettings, CollectorTable, InfluxTable
+from probe.telemetry.lines import encode, series_text
 from tests.system import servers
+from tests.unit.collectors.diagnose.faults import catalogue
+from tests.unit.collectors.diagnose.site import now
+from tests.unit.collectors.diagnose.site import points as points_of
 from tests.unit.collectors.test_history import EXPECTED, LINES, T
 
 
@@ -47,6 +56,33 @@ def test_influxdb_gives_the_points_back(tmp_path: Path, monkeypatch: pytest.Monk
         assert rows == [(T + n * SECOND, n, None) for n in range(2 * CHUNK + 7)]
         assert list(history.strands("hop", ("rtt_ns",), T, T + 10**15)) == []
         history.close()
+
+        # What is said of a fault is the same from everywhere.
+        made = points_of(catalogue()["gateway-down"])
+        body = "".join(
+            encode(series_text(point.measurement, point.tags), point.fields, point.time_ns) + "\n"
+            for point in made
+        )
+        config = tmp_path / "collector.toml"
+        config.write_text(
+            f'[collector]\nid = "c"\n[influx]\nurl = "http://127.0.0.1:{influx.port}"\napi = "v1"\n'
+            'username = "admin"\n'
+        )
+
+        async def store() -> None:
+            for sink in (open_sink(settings, "collector.toml"), EmbeddedSink(path_in(tmp_path), clock=clock)):
+                await sink.write(body.encode())
+                await sink.close()
+
+        clock = ManualClock(wall_ns=now())
+        asyncio.run(store())
+        said = []
+        for where in (Where(tmp_path), Where(tmp_path, config=config)):
+            out = io.StringIO()
+            run(where, 60 * SECOND, True, out, clock=clock, agent="agent-2")
+            said.append([json.loads(line) for line in out.getvalue().splitlines()])
+        assert said[0] == said[1]
+        assert [one["cause"] for one in said[0]] == ["gateway-down"]
 
         def refusal(**more: str) -> str:
             other = InfluxHistory(settings_to(influx.port, **more), "collector.toml")
