@@ -97,10 +97,10 @@ class PingText:
                 _whole(point, "sent") or 0,
                 _whole(point, "lost") or 0,
                 _whole(point, "errors") or 0,
-                _whole(point, "rtt_p50_ns"),
-                _whole(point, "rtt_p99_ns"),
-                _whole(point, "rtt_max_ns"),
-                _whole(point, "jitter_ns"),
+                _count(point, "rtt_p50_ns"),
+                _count(point, "rtt_p99_ns"),
+                _count(point, "rtt_max_ns"),
+                _count(point, "jitter_ns"),
             )
         )
         return []

@@ -144,3 +144,11 @@ def test_columns_that_nobody_fills_are_left_out() -> None:
         "1    5",
         "22  10",
     ]
+
+
+def test_times_that_cannot_be_are_none() -> None:
+    flows = [
+        {"measurement": "probe", "flow": "0", "sent": 1, "rtt_p50_ns": 0},
+        {"measurement": "probe", "flow": "1", "sent": 1, "rtt_p50_ns": -5, "jitter_ns": -1},
+    ]
+    assert not any("-5" in line for line in shown("ping", PING, *flows, flows=2))
