@@ -1,4 +1,4 @@
-"""Points recorded while a fault was really there (`python -m tests.faults --record DIR`), and what is said."""
+"""Points recorded while a fault was really there (`python -m tests.faults --record DIR`), what is said."""
 
 from __future__ import annotations
 
