@@ -78,6 +78,7 @@ class Parts:
         self.paths = PathWatch(around.settings().trace, around.teller, around.clock, self._traceable)
         self._watching: tuple[object, int] | None = None  # the settings that it has
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._resolving: asyncio.Future[Address] | None = None
 
     async def run(self) -> None:
         """Run them until cancelled."""
@@ -146,13 +147,23 @@ class Parts:
         settings = self._around.settings()
         address = self._around.measurement().addresses.get((target.address, target.family))
         if address is None:
-            address = await asyncio.to_thread(resolve, target.address, target.family)
+            address = await self._resolved(target)
         rate = min(settings.trace.rate, settings.ask.packets_per_second)
         wishes = {name: getattr(options, name) for name in options.given() if name in OPTIONS["trace"]}
         wanted = msgspec.structs.replace(settings.trace, rate=rate, **wishes)
         async with aclosing(self.paths.answer(traced(target, address), wanted)) as lines:
             async for line in lines:
                 yield line
+
+    async def _resolved(self, target: Target) -> Address:
+        """Asks a name server. Raises: ResolveError, AskError (it is asked already)."""
+        if self._resolving is not None and not self._resolving.done():
+            # A thread that asks cannot be stopped, and the spool needs threads as well: questions that are
+            # taken back again and again would take them all.
+            raise AskError("a name server has not answered what was asked before")
+        self._resolving = asyncio.ensure_future(asyncio.to_thread(resolve, target.address, target.family))
+        self._resolving.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
+        return await asyncio.shield(self._resolving)
 
     async def _kept(self, name: str, work: Work) -> None:
         """A part that fails is told of, and everything else goes on."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+
+import pytest
 
 from probe.clock import SystemClock
+from probe.errors import AskError, ResolveError
 from probe.host.watched import Watched
 from probe.parts import Parts, Surroundings
 from probe.settings import AgentSettings, agent_from
 from probe.targets import resolve
+from probe.telemetry.asks import Options
 from probe.telling import Teller
 
 TARGETS = [
@@ -73,5 +78,35 @@ def test_the_host_watch_outlives_a_reload_that_is_none_of_its_business() -> None
         assert task.done()
         await parts.end()
         assert parts._tasks == {}
+
+    asyncio.run(play())
+
+
+def test_a_name_server_that_is_slow_holds_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, asked = threading.Event(), []
+
+    def slow(host: str, family: int) -> Any:
+        asked.append(host)
+        answers.wait(20)
+        raise ResolveError(f"{host!r} has no address")
+
+    monkeypatch.setattr("probe.parts.resolve", slow)
+    around = Around()
+    (nowhere,) = (target for target in around.settings.target if target.name == "nowhere")
+
+    async def play() -> None:
+        parts = Parts(around.surroundings, dict)
+        first = asyncio.create_task(anext(parts._traced(nowhere, Options())))
+        while not asked:  # noqa: ASYNC110 - a thread, no task
+            await asyncio.sleep(0.001)
+        first.cancel()
+        await asyncio.wait({first})
+        with pytest.raises(AskError, match="a name server has not answered"):
+            await anext(parts._traced(nowhere, Options()))
+        assert len(asked) == 1
+        answers.set()
+        await asyncio.wait({cast("Any", parts._resolving)})
+        with pytest.raises(ResolveError):
+            await anext(parts._traced(nowhere, Options()))
 
     asyncio.run(play())
