@@ -155,7 +155,8 @@ def ping(options: PingOptions, *, out: TextIO = sys.stdout, clock: Clock | None 
             now = clock.mono()
             if now >= look:
                 look = now + _LOOK_EVERY
-                for news in view.update(now):
+                # A reply that waits unread while this process is stalled is not lost.
+                for news in view.update(engine.drained):
                     display.show(news)
                 display.tick(now)
             time.sleep(max(0, wake - clock.mono()) / 1e9)

@@ -100,6 +100,7 @@ class Engine:
         self.to_mono = WallToMono(clock)
         self.trouble = Trouble(load)
         self._last_drain = clock.mono()
+        self.drained = self._last_drain  # what had arrived by then has been read, monotonic ns
         self._drain_after = min((channel.socket.batch for channel in channels), default=BLOCK)
         # Probes of all channels since the last drain: a raw socket gets the replies to every one of them.
         self._unread = 0
@@ -178,7 +179,7 @@ class Engine:
         self.to_mono.refresh()
         self.trouble.begin(now)
         self._open_window(self.to_mono.wall(now))
-        self._last_drain = now
+        self._last_drain = self.drained = now
         for channel in self.channels:
             channel.schedule.begin(now + LEAD)
             channel.plan(now)
@@ -268,9 +269,10 @@ class Engine:
     def _drain(self) -> None:
         self._unread = 0
         self.to_mono.refresh()
-        drops = 0
+        drops, begun = 0, self._clock.mono()
         for channel in self.channels:
             drops += channel.drain(self._clock, self.to_mono)
+        self.drained = begun
         self._last_drain = self._clock.mono()
         self._tell(self.trouble.dropped(drops, self._last_drain), self._last_drain)
         if self.to_mono.stepped_by:

@@ -15,7 +15,7 @@ from probe.engine.channel import FAR
 from probe.engine.samples import ABSENT, CLOSED
 from probe.ping_report import Cuts
 from probe.ping_view import HELD_BACK, OUTCOMES, STAMPS, View, nth
-from probe.sockets.memory import Fate, Rule
+from probe.sockets.memory import Fate, Rule, lossless
 from tests.unit.probe.engine.driving import Driver
 from tests.unit.probe.engine.reflecting import Course, StampDriver
 
@@ -288,3 +288,17 @@ def test_several_channels_share_a_target() -> None:
     assert view.told == len(told)
     assert set(told[:90]) == {"received"}
     assert set(told[-70:]) == {"lost"}
+
+
+def test_what_waits_unread_while_this_process_is_stopped_is_not_lost() -> None:
+    """Stopped after the queues were read; the replies came in time, 150 ms after their probes."""
+    driver = Driver(lossless(150 * MILLISECOND))
+    view = View([driver.channel], 1, TIMEOUT, 10 * MILLISECOND)
+    driver.run(100 * MILLISECOND)
+    driver.engine.turn()
+    driver.clock.advance(10 * SECOND)
+    assert list(view.update(driver.engine.drained)) == []
+    driver.run(SECOND)
+    told = [OUTCOMES[code] for news in view.update(driver.engine.drained) for code in news.outcome.tolist()]
+    assert set(told) == {"received"}
+    assert len(told) > 10
