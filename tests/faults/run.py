@@ -88,10 +88,17 @@ class Result:
         return round(statistics.median(right), 2) if right else None
 
 
-def since(verdicts: Verdicts, began_ns: int) -> Verdicts:
-    """Those of a fault that began then; in the same order, worst first."""
+def since(verdicts: Verdicts, began_ns: int, *, calm: bool = True) -> Verdicts:
+    """Those of a fault that began then; in the same order, worst first.
+
+    calm: nothing was wrong any more before, so that what is wrong now came with the fault, even where it is
+    told as one with the same trouble of half a minute ago.
+    """
     return [
-        one for one in verdicts if one["place"] != "none" and (one["since"] or 0) >= began_ns - _EARLIER_NS
+        one
+        for one in verdicts
+        if one["place"] != "none"
+        and ((one["since"] or 0) >= began_ns - _EARLIER_NS or (calm and one["until"] is None))
     ]
 
 
@@ -141,6 +148,7 @@ class Runner:
         self._site, self._tell, self._progress = site, tell, progress
         self._record, self._diagnose, self._show = record, diagnose, show
         self._most = windows
+        self._calm = False  # whether nothing was wrong when it was last looked at
         self._shown: set[tuple[Any, ...]] = set()
 
     def learn(self, seconds: float = LEARNING_S) -> None:
@@ -177,7 +185,7 @@ class Runner:
                 # Nothing new was heard, nothing new can be said: except that nothing is heard.
                 if self._diagnose and now >= asked + (_POLL_S if len(arrived) > known else _SILENT_S):
                     asked, known = now, len(arrived)
-                    verdicts = since(self.verdicts(), began_ns)
+                    verdicts = since(self.verdicts(), began_ns, calm=self._calm)
                     if right(verdicts, faults) and not good:
                         good, seconds, knew = True, time.monotonic() - began, whole
                         if self._show:
@@ -231,6 +239,7 @@ class Runner:
             self._site.look()
             if passed >= least:
                 left = lasting(self.verdicts()) if self._diagnose else []
+                self._calm = not left
                 if not left:
                     break
                 if passed > _LONG_S and not told:

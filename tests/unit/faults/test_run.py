@@ -43,6 +43,9 @@ def test_verdicts_of_before_the_fault_and_silence_do_not_count() -> None:
     old, none = verdict("path", "route-change", 10 * SECOND, 15 * SECOND), verdict("none", "none", 0)
     new = verdict("gateway", "gateway-slow", 39 * SECOND)
     assert since([old, new, none], 40 * SECOND) == [new]
+    again = verdict("interface", "nic-drops", 10 * SECOND)
+    assert since([again, new], 40 * SECOND, calm=True) == [again, new]
+    assert since([again, new], 40 * SECOND, calm=False) == [new]
     assert lasting([old, new, none]) == [new]
     assert label([]) == "none"
     assert label([new]) == "gateway/gateway-slow"
