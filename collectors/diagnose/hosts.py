@@ -125,28 +125,27 @@ def _backlog(agent: str, columns: Columns) -> Iterator[Trouble]:
     if len(waiting) < MISSED:
         return
     limit = median(waiting[: max(MISSED, len(waiting) // 2)]) + WAITING
-    begin = last = -1
-    for index in range(len(columns)):
-        value = columns.at("spool_batches", index)
-        if isinstance(value, int) and value >= limit:
-            begin, last = (index if begin < 0 else begin), index
-    if begin < 0:
-        return
+    over = [
+        (at, at, 0, 0)
+        for index, at in enumerate(columns.times)
+        if (columns.at("spool_batches", index) or 0) >= limit
+    ]
     times, length = columns.times, columns.length()
-    most = max(int(value) for value in waiting)
-    begun = times[begin] - min(most, WAITING + 1) * length
-    over = last + 1 < len(columns)
-    yield Trouble(
-        "silent",
-        agent,
-        max(begun, times[0]),
-        times[last] if over else None,
-        most,
-        f"{most:,} batches of {agent} waited in its spool: it could not send them",
-        "agent",
-        windows=tuple(times[begin : min(last + 1, begin + MOST_WINDOWS)]),
-        weight=3.0,
-    )
+    for group in _grouped(over, length):
+        first, last = group[0][0], group[-1][0]
+        some = columns.span(first, last + 1)
+        most = max(int(value) for value in columns.numbers("spool_batches", some))
+        yield Trouble(
+            "silent",
+            agent,
+            max(first - min(most, WAITING + 1) * length, times[0]),
+            _end(last, columns),
+            most,
+            f"{most:,} batches of {agent} waited in its spool: it could not send them",
+            "agent",
+            windows=tuple(one[0] for one in group[:MOST_WINDOWS]),
+            weight=3.0,
+        )
 
 
 def _silent(facts: Facts) -> Iterator[Trouble]:

@@ -28,7 +28,7 @@ from collectors.diagnose.symptoms import Symptom, alike_tracks, place, seen
 from collectors.diagnose.troubles import Trouble, troubles_of
 from probe.clock import SECOND
 
-MOST_VERDICTS = 12
+MOST_VERDICTS = 20
 MOST_RIVALS = 3
 LEAST_SHARE = 0.5  # of the same troubles: who explains fewer is no rival
 MOST_UNSURE = 3  # then one says that one does not know
@@ -118,9 +118,12 @@ def diagnose(facts: Facts) -> list[Verdict]:
     found = _verdicts(facts, troubles)
     if not found:
         return [_nothing(facts)]
-    lengths = [track.length for track in facts.targets]
-    recent = facts.now_ns - RECENT_WINDOWS * max(lengths, default=0) - RECENT_NS
+    recent = facts.now_ns - _recent_ns(facts)
     return sorted(found, key=lambda one: one.until_ns is not None and one.until_ns < recent)
+
+
+def _recent_ns(facts: Facts) -> int:
+    return RECENT_WINDOWS * max((track.length for track in facts.targets), default=0) + RECENT_NS
 
 
 def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
@@ -148,7 +151,7 @@ def _verdicts(facts: Facts, troubles: Sequence[Trouble]) -> list[Verdict]:
     rest = [one for one in troubles if one not in index.explained and one.track is not None]
     if rest := [one for one in rest if one.track is not None and not one.track.flow]:
         found += _unexplained(facts, rest, _weigh_all(index, rest))
-    return _merged(found)
+    return _merged(found, _recent_ns(facts))
 
 
 def _weigh_all(index: Index, left: Sequence[Trouble], known: Iterable[Weighed] = ()) -> list[Weighed]:
@@ -348,23 +351,31 @@ def _unexplained(facts: Facts, rest: Sequence[Trouble], weighed: Sequence[Weighe
     ]
 
 
-def _merged(found: list[Verdict]) -> list[Verdict]:
-    """The same, several times: one verdict, from the first to the last."""
-    made: dict[tuple[str, str, str], Verdict] = {}
+def _merged(found: list[Verdict], gap_ns: int) -> list[Verdict]:
+    """The same several times in a row is one verdict, from the first to the last."""
+    made: list[Verdict] = []
     for one in found:
-        key = one.cause, one.where, one.agent
-        known = made.get(key)
-        if known is None:
-            made[key] = one
-            continue
-        ends = known.until_ns, one.until_ns
-        made[key] = replace(
-            known,
-            since_ns=min(known.since_ns or 0, one.since_ns or 0),
-            until_ns=None if None in ends else max(end for end in ends if end is not None),
-            targets=tuple(dict.fromkeys((*known.targets, *one.targets))),
-        )
-    return list(made.values())
+        for place_, known in enumerate(made):
+            if (known.cause, known.where, known.agent) == (one.cause, one.where, one.agent) and (
+                _apart(known, one) <= gap_ns
+            ):
+                ends = known.until_ns, one.until_ns
+                made[place_] = replace(
+                    known,
+                    since_ns=min(known.since_ns or 0, one.since_ns or 0),
+                    until_ns=None if None in ends else max(end for end in ends if end is not None),
+                    targets=tuple(dict.fromkeys((*known.targets, *one.targets))),
+                )
+                break
+        else:
+            made.append(one)
+    return made
+
+
+def _apart(one: Verdict, other: Verdict) -> float:
+    """How long was calm between the two, ns."""
+    first, second = sorted((one, other), key=lambda verdict: verdict.since_ns or 0)
+    return (second.since_ns or 0) - (math.inf if first.until_ns is None else first.until_ns)
 
 
 def _nothing(facts: Facts) -> Verdict:

@@ -86,6 +86,14 @@ def test_faults_that_begin_at_different_times_are_told_apart() -> None:
     assert by_cause["gateway-slow"].since_ns == T + (QUIET + 8) * L
 
 
+def test_the_same_fault_twice_is_told_twice() -> None:
+    again = replace(FAULTS["receive-buffer"], begin=QUIET + 20, end=QUIET + 24)
+    found = verdicts(points(FAULTS["receive-buffer"], again, windows=QUIET + 24), now(QUIET + 24))
+    assert [one.cause for one in found] == ["receive-buffer", "receive-buffer"]
+    assert found[0].until_ns is None
+    assert found[1].until_ns is not None
+
+
 def test_quiet_is_no_fault() -> None:
     for seed in range(3):
         (one,) = verdicts(points(seed=seed), now())
