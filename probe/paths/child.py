@@ -205,7 +205,7 @@ class Tracer:
                 continue
             if reply.number in self._tried:
                 self._heard_of_size(reply)
-            elif reply.what != TOO_BIG:
+            elif reply.what != TOO_BIG and reply.number in self._sent_mono:  # no late answer to a size
                 self._heard_of_hop(reply, rtt, left is not None and arrival.by_kernel)
 
     def _reply(self, arrival: Arrival) -> Reply | None:

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from probe.clock import MILLISECOND
 from probe.paths import identity
 from probe.paths.records import Traced as Target
 from probe.settings import TraceTable
 from probe.telemetry.lines import Point
 from probe.tracing import request_for
+from tests.lab.link import Constant, Duplicate, Every, Impairments
 from tests.lab.netlab import Lab
 from tests.lab.reflecting import Reflecting
 from tests.lab.routers import Routers
@@ -191,6 +193,21 @@ def test_the_paths_mtu_is_found_whether_or_not_a_router_tells_it(net: Routers) -
             path = found.paths[0]
             assert (path["mtu"], path["mtu_hop"], path["mtu_black_hole"]) == (1400, 4, black_hole), path
             assert [hop["mtu"] for hop in found.hops] == [1500] * 4 + [1400]
+
+
+@pytest.mark.emulator
+def test_answers_that_come_twice_count_once(lab: Lab) -> None:
+    """The second ones while the next sizes are tried, when nobody waits for them any more."""
+    twice = Duplicate(Every(1), 20 * MILLISECOND)
+    link = lab.emulated(Impairments(Constant(2 * MILLISECOND)), Impairments(duplicate=twice))
+    link.far.rule("drop", hook="input", matches=["ip length > 1400"])  # so that several sizes are tried
+    command = coloprobe("trace", link.far.ipv4, "--flows", "1", "--rate", "200", "--json")
+    done = link.near.run(command, check=False, timeout_s=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    points = [json.loads(line) for line in done.stdout.splitlines()]
+    hop, path = points
+    assert (hop["sent"], hop["received"], hop["address"]) == (3, 3, link.far.ipv4)
+    assert (path["reached"], path["mtu"], path["mtu_black_hole"]) == (True, 1400, True)
 
 
 def agent_of(net: Routers, folder: Path, trace: str) -> LabAgent:
