@@ -19,7 +19,7 @@ from probe.paths.replies import EXCEEDED
 
 BEYOND = 2  # hops behind the last one that answered are asked again
 GAP = 8  # hops behind the last one that answered where a port is not tried any further
-POLITE = SECOND  # between two SYNs that reach a gateway's port
+POLITE = SECOND  # between two SYNs that may reach a gateway's port
 RETRY_AFTER = SECOND  # a router's limit is about so long (Linux: net.ipv4.icmp_ratelimit)
 
 
@@ -50,7 +50,8 @@ class Hops:
     Args:
         timeout: ns.
         polite: the target is a port of somebody's production: one probe of each flow has to do, and not more
-            than one in POLITE.
+            than one in POLITE. What goes further than anything has answered may reach it as well, so there
+            one flow goes ahead, and the others follow where it was answered.
     """
 
     def __init__(self, flows: int, max_hops: int, probes: int, timeout: int, *, polite: bool = False) -> None:
@@ -60,11 +61,11 @@ class Hops:
         self.reached = [False] * flows
         self.answer = [""] * flows
         self._out: dict[int, _Out] = {}
-        self._left = max(probes, 1)
+        self._probes = self._left = max(probes, 1)
         self._again = True  # silent hops have not been asked again yet
         self._last = 0  # when the last probe left
         self._not_before = 0
-        self._syn_at: int | None = None  # when a SYN last went so far that it reached the port
+        self._syns: dict[int, int] = {}  # those that may have reached the port, by number, and when
         self._waiting: deque[tuple[int, int]] = deque()
         self._first = True
 
@@ -74,28 +75,32 @@ class Hops:
             return None
         if now < self._not_before:
             return None
-        for _ in range(len(self._waiting)):
+        ahead = max(map(self._last_answer, range(self._flows))) if self._polite else 0
+        scout = self._scout(ahead) if self._polite else None
+        later: list[tuple[int, int]] = []
+        found = None
+        while self._waiting and found is None:
             flow, ttl = self._waiting.popleft()
             end = self.end[flow]
             if end is not None and (ttl > end or (ttl == end and self._enough(flow, ttl))):
                 continue
-            if self._polite and end is None and ttl > max(map(self._last_answer, range(self._flows))) + GAP:
+            if self._polite and end is None and ttl > ahead + GAP:
                 continue
-            if self._must_wait(ttl, now):
-                self._waiting.append((flow, ttl))
-                continue
-            return flow, ttl
-        if not self._waiting:
+            if self._must_wait(flow, ttl, now, scout):
+                later.append((flow, ttl))
+            else:
+                found = flow, ttl
+        if found is None and scout is None and self._shortest() is None and now >= self._polite_at():
+            later = []  # nobody goes any further
+        self._waiting.extendleft(reversed(later))
+        if found is None and not self._waiting:
             return self.next(now)
-        return None
+        return found
 
     def wake(self, now: int) -> int | None:
         """When to ask `next` again if nothing is answered before; None: all is done."""
         if self._waiting:
-            after = self._not_before
-            if self._polite and self._syn_at is not None:
-                after = max(after, self._syn_at + POLITE)
-            return max(now, after)
+            return max(now, self._not_before, self._polite_at())
         pending = [out for out in self._out.values() if not out.answered and out.until > now]
         if self._left:
             blocking = [out.until for out in pending if self.end[out.flow] is None]
@@ -110,12 +115,13 @@ class Hops:
         self._last = now
         seen = self.seen[flow].setdefault(ttl, Seen())
         seen.sent += 1
-        if self._polite and self._reaches(ttl):
-            self._syn_at = now
+        if self._polite and self._may_reach(ttl):
+            self._syns[number] = now
 
     def refused(self, number: int) -> None:
         """That probe has not left after all: this host did not let it out, and no router lost it."""
         out = self._out.pop(number)
+        self._syns.pop(number, None)
         self.seen[out.flow][out.ttl].sent -= 1
 
     def answered(
@@ -137,8 +143,8 @@ class Hops:
                 self.end[out.flow] = out.ttl
                 self.answer[out.flow] = what
                 self.reached[out.flow] = reached
-                if self._polite and end is None:
-                    self._syn_at = now if self._syn_at is None else self._syn_at
+        else:
+            self._syns.pop(number, None)  # a router has stopped it
         return out.flow, out.ttl
 
     def length(self, flow: int) -> int:
@@ -209,11 +215,34 @@ class Hops:
         """A gateway's port has answered this flow: it is not bothered again."""
         return self._polite and self.seen[flow][ttl].received > 0
 
-    def _reaches(self, ttl: int) -> bool:
-        known = [end for end in self.end if end is not None]
-        return bool(known) and ttl >= min(known)
+    def _shortest(self) -> int | None:
+        """The TTL at which the shortest path ends; None: none is known to."""
+        return min((end for end in self.end if end is not None), default=None)
 
-    def _must_wait(self, ttl: int, now: int) -> bool:
-        if not self._polite or not self._reaches(ttl):
+    def _may_reach(self, ttl: int) -> bool:
+        shortest = self._shortest()
+        return (
+            ttl >= shortest if shortest is not None else ttl > max(map(self._last_answer, range(self._flows)))
+        )
+
+    def _scout(self, ahead: int) -> int | None:
+        """Whose SYNs go further than anything has answered: of the flow that got furthest, and, where that
+        ends in silence, a little further of each other one; in later rounds of the first alone."""
+        leader = max(range(self._flows), key=lambda flow: (self._last_answer(flow), -flow))
+        first = self._left + 1 == self._probes
+        room = {leader: GAP if first else BEYOND}
+        willing = {
+            flow
+            for flow, ttl in self._waiting
+            if ahead < ttl <= ahead + room.get(flow, BEYOND if first else 0) and self.end[flow] is None
+        }
+        return leader if leader in willing else min(willing, default=None)
+
+    def _must_wait(self, flow: int, ttl: int, now: int, scout: int | None) -> bool:
+        if not self._polite or not self._may_reach(ttl):
             return False
-        return self._syn_at is not None and now < self._syn_at + POLITE
+        return now < self._polite_at() or (self._shortest() is None and flow != scout)
+
+    def _polite_at(self) -> int:
+        """When the next SYN may leave that may reach the port."""
+        return max(self._syns.values(), default=-POLITE) + POLITE

@@ -128,7 +128,7 @@ def test_a_ports_state_is_told_and_nobody_accepts_a_connection(net: Routers) -> 
     cases = {
         "syn-ack": (target(net, "4", "tcp", PORT), "--flows", "2"),
         "reset": (target(net, "6", "tcp", PORT + 1), "--flows", "2"),
-        "": (target(net, "4", "tcp", 9999), "--flows", "2", "--no-mtu"),
+        "": (target(net, "4", "tcp", 9999), "--flows", "1", "--max-hops", "6", "--no-mtu"),
     }
     with far.call(lambda: socket.create_server(("", PORT), backlog=16)) as server:
         syns = far.rule("accept", matches=[f"tcp dport {PORT} tcp flags & (syn|ack|rst) == syn"])
@@ -149,7 +149,7 @@ def test_a_ports_state_is_told_and_nobody_accepts_a_connection(net: Routers) -> 
         assert one.values("mtu") == {1500}
     silent = found[""]
     assert (silent.status, silent.values("reached")) == (1, {False})
-    assert all(silent.route(flow) in [way[:4] for way in net.ways("4")] for flow in range(2))
+    assert silent.route(0) in [way[:4] for way in net.ways("4")]
 
 
 def test_a_silent_router_leaves_a_gap_and_a_reflector_answers(net: Routers, tmp_path: Path) -> None:

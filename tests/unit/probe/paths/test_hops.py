@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,7 +153,7 @@ def test_loss_makes_no_path_longer_or_shorter(seed: int) -> None:
 
 
 @repeatable
-@given(LENGTHS, st.sampled_from([1000, 5 * MILLISECOND]))
+@given(LENGTHS, st.sampled_from([1000, 5 * MILLISECOND, 80 * MILLISECOND, 300 * MILLISECOND]))
 def test_a_gateways_port_gets_one_syn_of_each_flow_and_one_a_second(lengths: list[int], rtt: int) -> None:
     network = Network(lengths, rtt=rtt, gap=20 * MILLISECOND)
     hops = Hops(len(lengths), 30, 3, TIMEOUT, polite=True)
@@ -165,12 +166,27 @@ def test_a_gateways_port_gets_one_syn_of_each_flow_and_one_a_second(lengths: lis
         assert all(later - now >= POLITE for now, later in pairwise(reaching))
 
 
-def test_a_filtered_port_is_left_alone_soon() -> None:
-    network = Network([5] * 4, answers=False, gap=20 * MILLISECOND)
-    hops = Hops(4, 30, 3, TIMEOUT, polite=True)
+@pytest.mark.parametrize("rtt", [1000, 80 * MILLISECOND, 300 * MILLISECOND])
+@pytest.mark.parametrize("flows", [1, 4])
+def test_a_port_that_says_nothing_gets_one_syn_a_second_and_is_left_alone_soon(flows: int, rtt: int) -> None:
+    network = Network([5] * flows, answers=False, rtt=rtt, gap=20 * MILLISECOND)
+    hops = Hops(flows, 30, 3, TIMEOUT, polite=True)
     network.run(hops)
     assert max(ttl for _, _, ttl in network.sent) <= 4 + 8
     assert found(hops, 0) == truth(network, 0)[:-1]
+    reaching = [now for now, _, ttl in network.sent if ttl >= 5]
+    assert all(later - now >= POLITE for now, later in pairwise(reaching))
+    assert len(reaching) <= 8 + 2 * (flows - 1) + 2 * 2
+
+
+def test_a_port_behind_silent_hops_is_found_also_where_the_first_flow_is_lost() -> None:
+    silent = {(flow, ttl) for flow in range(4) for ttl in (3, 4)} | {(0, ttl) for ttl in range(2, 30)}
+    network = Network([5, 5, 5, 5], silent=silent, gap=20 * MILLISECOND)
+    network.lengths[0] = 30
+    hops = Hops(4, 30, 3, TIMEOUT, polite=True)
+    network.run(hops)
+    assert hops.reached == [False, True, True, True]
+    assert found(hops, 1) == truth(network, 1)
 
 
 def test_an_answer_counts_once_and_in_time() -> None:
