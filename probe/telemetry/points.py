@@ -31,6 +31,8 @@ _OPTIONAL_TEXT = {block: "".join(f",{name}=%di" for name in names) for block, na
 _WHOLE_TEXT = "%s %s" + _LAST_TEXT + _RTT_TEXT + ",jitter_ns=%di" + _IPDV_TEXT
 _REMEMBERED = 1 << 10
 _AFTER_PROBE = len(PROBE.name)
+# InfluxDB refuses a text of more than 64 KiB; a thousand targets behind one route are named in less.
+DETAIL_MOST, TEXT_MOST = 32 << 10, 4 << 10  # characters; those of a detail are ASCII
 
 
 def probe_fields(summaries: Summaries, flow: int) -> dict[str, Value]:
@@ -153,9 +155,24 @@ def histogram_lines(counts: Counts, series: Sequence[str], places: Sequence[int]
 def event_line(
     tags: Mapping[str, str], kind: str, text: str, detail: Mapping[str, object], time_ns: int
 ) -> str:
-    """One `event` line; `detail` becomes JSON."""
-    fields: dict[str, Value] = {
-        "text": text,
-        "detail": json.dumps(detail, separators=(",", ":"), default=str),
-    }
+    """One `event` line; `detail` becomes JSON. Where that is too long its lists are cut, and how long a list
+    `x` was is in `x_in_all`."""
+    written = _json(detail)
+    while len(written) > DETAIL_MOST:
+        sizes = {key: len(_json(value)) for key, value in detail.items()}
+        key = max(sizes, key=lambda key: sizes[key])
+        value = detail[key]
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1:
+            in_all = {f"{key}_in_all": detail.get(f"{key}_in_all", len(value))}
+            detail = {**detail, **in_all, key: value[: len(value) // 2]}
+        else:
+            detail = {other: value for other, value in detail.items() if other != key}
+        written = _json(detail)
+    if len(text) > TEXT_MOST:
+        text = f"{text[: TEXT_MOST - 4]} ..."
+    fields: dict[str, Value] = {"text": text, "detail": written}
     return encode(series_text("event", {**tags, "kind": kind}), fields, time_ns)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), default=str)

@@ -162,3 +162,14 @@ def test_an_event_carries_its_detail_as_json() -> None:
     assert point.fields["text"] == 'line "A" is down'
     assert json.loads(str(point.fields["detail"])) == {"lost": 3, "why": [1]}
     assert set(point.fields) == {field.name for field in EVENT.fields}
+
+
+def test_an_event_about_very_many_targets_fits_where_it_is_stored() -> None:
+    targets = [f"{n}-éééééééééé" for n in range(5000)]
+    detail = {"what": "removed", "before": "x" * 40_000, "targets": targets}
+    point = parse(event_line({"agent": "a"}, "route", "y" * 100_000, detail, 5))
+    told = json.loads(str(point.fields["detail"]))
+    assert len(str(point.fields["detail"])) <= 32 << 10
+    assert (told["what"], told["targets_in_all"]) == ("removed", 5000)
+    assert told["targets"] == targets[: len(told["targets"])] != []
+    assert len(str(point.fields["text"])) == 4 << 10
