@@ -23,7 +23,8 @@ class Links:
         self._leading = leading
         self._names: dict[int, str] = {}  # also of those that are gone
         self._speeds: dict[int, int] = {}
-        self.version = 0  # grows with every name
+        self.heeded: frozenset[str] = frozenset()  # names that targets are bound to
+        self.version = 0  # grows when one of these is given or taken
 
     def name(self, index: int) -> str:
         return self._names.get(index, f"interface {index}")
@@ -59,9 +60,9 @@ class Links:
     def _know(self, link: Link) -> None:
         if len(self._names) >= MOST_NAMES and link.ifindex not in self._names:
             self._names = {i: known.name for i, known in self.table.current.items()}
-        if self._names.get(link.ifindex) != link.name:
+        if (before := self._names.get(link.ifindex)) != link.name:
             self._names[link.ifindex] = link.name
-            self.version += 1
+            self.version += before in self.heeded or link.name in self.heeded
 
     def _compare(self, old: Link | None, new: Link | None) -> Iterator[Change]:
         link = new or old

@@ -41,12 +41,14 @@ class Picture:
         self._by: dict[int, list[str]] = {}
         self._last_by: dict[int, list[str]] = {}
         self._seen = (-1, -1, -1)  # versions of what these are from
+        self._seen_gateways = (-1, -1)
         self._seen_aims = self._aims
 
     def heed(self) -> None:
         """Take over the targets as they are now."""
         if tuple(watched := self._targets()) != self._aims.watched:
             self._aims = Aims(watched)
+            self.links.heeded = frozenset(each.interface for each in watched if each.interface)
 
     def targets_by(self, index: int) -> list[str]:
         """The names of the targets that are reached by an interface, or were when any was."""
@@ -60,7 +62,10 @@ class Picture:
 
     def is_gateway(self, key: Key) -> bool:
         """Whether a route leads to a neighbour."""
-        self._look()
+        version = self.routes[4].version, self.routes[16].version
+        if version != self._seen_gateways:
+            self._seen_gateways = version
+            self._gateways = self.routes[4].gateways() | self.routes[16].gateways()
         return key in self._gateways
 
     def begin(self, part: Part) -> None:
@@ -116,12 +121,13 @@ class Picture:
         return self.routes[4 if part[1] == V4 else 16].table
 
     def _look(self) -> None:
-        """See anew who leads to whom, where anything that it depends on has changed."""
-        version = self.routes[4].version, self.routes[16].version, self.links.version
+        """See anew who leads to whom, where anything that it depends on has changed: it takes tens of
+        milliseconds where targets are many, and a routing protocol or containers change hundreds of others
+        a second."""
+        version = self.routes[4].leading, self.routes[16].leading, self.links.version
         if version == self._seen and self._aims is self._seen_aims:
             return
         self._seen, self._seen_aims = version, self._aims
-        self._gateways = self.routes[4].gateways() | self.routes[16].gateways()
         behind: dict[Key, dict[str, None]] = {}
         by: dict[int, dict[str, None]] = {}
         for address, watched in self._aims.at.items():
@@ -131,8 +137,9 @@ class Picture:
                     names = dict.fromkeys(w.name for w in watched if w.interface in ("", name))
                     behind.setdefault((leg.ifindex, leg.gateway or address), {}).update(names)
                     by.setdefault(leg.ifindex, {}).update(names)
+        indices = {name: self.links.index(name) for name in self.links.heeded}
         for each in self._aims.watched:
-            if each.interface and (index := self.links.index(each.interface)):
+            if each.interface and (index := indices[each.interface]):
                 by.setdefault(index, {})[each.name] = None  # also while no route leads by it
         self._behind = {key: list(names) for key, names in behind.items()}
         self._by = {index: list(names) for index, names in by.items() if names}

@@ -42,6 +42,7 @@ class Routes:
         self._shared: dict[Ways, Ways] = {}
         self._lengths: set[int] = set()
         self.version = 0  # grows with every change
+        self.leading = 0  # ... of a network that a target is in
 
     def row(self, route: Route) -> None:
         self.table.row(self._key(route), self._share((_way(route),)), self._join)
@@ -51,6 +52,7 @@ class Routes:
         differing = list(self.table.end())
         self._tidy()
         self.version += 1
+        self.leading += 1
         for key, old, new in differing:
             yield from self._compare(key, old, new)
 
@@ -104,6 +106,7 @@ class Routes:
         if old == new:
             return
         self.version += 1
+        self.leading += bool(self._aims().within(key))
         before, after = ({way.place: way for way in ways or ()} for ways in (old, new))
         for place in sorted(before | after):
             if before.get(place) != after.get(place):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from probe.host.picture import Picture
+from probe.host.routes import Routes, Way
 from probe.host.rtnetlink import APPEND, Message
 from probe.host.table import Said
 from probe.host.watched import Aims, Watched, packed, prefix
@@ -257,6 +258,33 @@ def test_many_routes_share_what_they_have_in_common_and_there_is_an_end() -> Non
 
 
 # -- neighbours ----------------------------------------------------------------------------------------------
+
+
+def test_who_leads_to_whom_is_seen_anew_only_where_targets_are_concerned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With 500 targets it takes 10 ms and more, and others change hundreds of times a second."""
+    bound = [*GATEWAY, Watched("cme-b", "CME", "B", "10.61.0.7", interface="eth1")]
+    made = picture(route("10.60.0.0/16", "10.99.0.2"), neighbour("10.99.0.2", MAC), watched=bound)
+    looked: list[bytes] = []
+    towards = Routes.towards
+
+    def look(routes: Routes, address: bytes) -> Iterator[tuple[int, Way]]:
+        looked.append(address)
+        return towards(routes, address)
+
+    monkeypatch.setattr(Routes, "towards", look)
+    for n in range(5):
+        tell(made, route(f"192.168.{n}.0/24", f"10.99.0.{n + 3}"), link(10 + n, f"veth{n}"))
+        assert one(tell(made, neighbour("10.99.0.2", f"02:00:00:00:01:0{n}"))).detail["targets"] == ["cme-a"]
+        tell(made, neighbour(f"10.99.0.{n + 3}", MAC))
+    assert len(looked) <= len(bound)
+    [said] = tell(made, neighbour("10.99.0.7", OTHER))
+    assert "the gateway 10.99.0.7" in said.text  # of a route to no target
+    tell(made, route("10.60.0.0/24", "10.99.0.9"), neighbour("10.99.0.9", MAC))
+    assert one(tell(made, neighbour("10.99.0.9", OTHER))).detail["targets"] == ["cme-a"]
+    tell(made, link(3, "wan1"), link(9, "eth1"))
+    assert one(tell(made, link(9, "eth1", carrier=0))).detail["targets"] == ["cme-b"]
 
 
 def test_a_gateway_whose_mac_changes_is_a_failover_and_being_asked_again_is_nothing() -> None:
