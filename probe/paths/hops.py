@@ -19,6 +19,7 @@ from probe.paths.replies import EXCEEDED
 
 BEYOND = 2  # hops behind the last one that answered are asked again
 GAP = 8  # hops behind the last one that answered where a port is not tried any further
+ALONE = 3  # of those one flow goes before any other one tries
 POLITE = SECOND  # between two SYNs that may reach a gateway's port
 RETRY_AFTER = SECOND  # a router's limit is about so long (Linux: net.ipv4.icmp_ratelimit)
 
@@ -226,17 +227,23 @@ class Hops:
         )
 
     def _scout(self, ahead: int) -> int | None:
-        """Whose SYNs go further than anything has answered: of the flow that got furthest, and, where that
-        ends in silence, a little further of each other one; in later rounds of the first alone."""
+        """Whose SYN goes further than anything has answered.
+
+        That of the flow that got furthest; where ALONE of its SYNs end in silence, a little further of each
+        other one, because it may be that flow alone that is lost; and then it goes on. In later rounds the
+        first alone, and only a little further.
+        """
         leader = max(range(self._flows), key=lambda flow: (self._last_answer(flow), -flow))
         first = self._left + 1 == self._probes
         room = {leader: GAP if first else BEYOND}
-        willing = {
-            flow
-            for flow, ttl in self._waiting
-            if ahead < ttl <= ahead + room.get(flow, BEYOND if first else 0) and self.end[flow] is None
-        }
-        return leader if leader in willing else min(willing, default=None)
+        willing: dict[int, int] = {}  # flows, and how far each would go
+        for flow, ttl in self._waiting:
+            if ahead < ttl <= ahead + room.get(flow, BEYOND if first else 0) and self.end[flow] is None:
+                willing.setdefault(flow, ttl)
+        others = min((flow for flow in willing if flow != leader), default=None)
+        if leader in willing and (others is None or willing[leader] <= ahead + ALONE):
+            return leader
+        return others
 
     def _must_wait(self, flow: int, ttl: int, now: int, scout: int | None) -> bool:
         if not self._polite or not self._may_reach(ttl):

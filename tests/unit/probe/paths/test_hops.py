@@ -189,6 +189,15 @@ def test_a_port_behind_silent_hops_is_found_also_where_the_first_flow_is_lost() 
     assert found(hops, 1) == truth(network, 1)
 
 
+def test_a_flow_that_is_lost_on_its_way_holds_the_others_up_for_three_seconds() -> None:
+    silent = {(0, ttl) for ttl in range(2, 30)}
+    network = Network([30, 5, 5, 5], silent=silent, gap=20 * MILLISECOND)
+    hops = Hops(4, 30, 3, TIMEOUT, polite=True)
+    network.run(hops)
+    assert hops.reached == [False, True, True, True]
+    assert min(now for now, flow, ttl in network.sent if (flow, ttl) == (1, 5)) < 4 * POLITE
+
+
 def test_an_answer_counts_once_and_in_time() -> None:
     hops = Hops(1, 5, 1, TIMEOUT)
     assert hops.next(0) == (0, 1)
