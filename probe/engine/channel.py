@@ -87,7 +87,7 @@ class Channel:
         self._at = 0  # how much of the plan has left
         self.due = FAR  # when the next probe has to leave (monotonic ns)
         self._refusals: set[int] = set()  # reasons that nobody was told of
-        self._told: dict[str, int] = {}  # what was complained of, and when
+        self.told: dict[str, int] = {}  # what was complained of, and when; an engine's channels share it
         self._dropped = 0  # packets, by the kernel's count
         self._read_at = 0  # when the queues were emptied last (monotonic ns)
         self._was_full = False  # since then the receive buffer was seen full
@@ -201,8 +201,8 @@ class Channel:
                 f"{version} probes did not leave this host: no neighbour answers, or a queue dropped them "
                 "(counted in errors, not in lost)"
             )
-        news = [text for text in found if now >= self._told.get(text, -COMPLAIN_EVERY) + COMPLAIN_EVERY]
-        self._told.update(dict.fromkeys(news, now))
+        news = [text for text in found if now >= self.told.get(text, -COMPLAIN_EVERY) + COMPLAIN_EVERY]
+        self.told.update(dict.fromkeys(news, now))
         return news
 
     def _skip(self, now: int) -> None:

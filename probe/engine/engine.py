@@ -89,6 +89,9 @@ class Engine:
         linger: int = 0,
     ) -> None:
         self.channels = list(channels)
+        told: dict[str, int] = {}
+        for channel in self.channels:
+            channel.told = told  # what keeps all of them from sending is told once
         self.counters = EngineCounters()
         self._clock = clock
         self._length, self._timeout, self._tick = window, timeout, tick

@@ -117,3 +117,34 @@ def test_what_stands_open_is_looked_at_every_tick_and_only_as_long(hurried: bool
     else:
         assert socket.gathered == 0
         assert turns < 10 * (5 + 3)
+
+
+def test_what_keeps_all_of_them_from_sending_is_told_once() -> None:
+    clock = ManualClock()
+    channels = [
+        Channel(
+            MemorySocket(clock, lambda _n, _p: Fate(refused=errno.EPERM)),
+            [Flow(n, bytes(28), 64)],
+            Schedule([10 * MILLISECOND], [False], np.random.default_rng(n)),
+            capacity=4096,
+            all_flows=CHANNELS,
+            token=bytes([n + 1] * 8),
+            base_id=n,
+        )
+        for n in range(CHANNELS)
+    ]
+    told: list[str] = []
+    engine = Engine(
+        channels,
+        clock,
+        window=SECOND,
+        timeout=SECOND,
+        tick=MILLISECOND,
+        flows=CHANNELS,
+        on_cut=lambda _cut: None,
+        on_notice=lambda notice: told.append(notice.text),
+    )
+    for _ in range(2000):
+        clock.advance(max(1, engine.turn() - clock.mono_ns))
+    assert all(channel.counters.refused for channel in channels)
+    assert ["EPERM" in text for text in told] == [True]
