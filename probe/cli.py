@@ -4,6 +4,7 @@ late; `probe.command_line` knows their arguments."""
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -29,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     try:
-        return _HANDLERS[arguments.command](arguments)
+        status = _HANDLERS[arguments.command](arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or nobody would be told that it cannot be written
+        return status
     except ColoprobeError as problem:
         print(f"coloprobe: {problem}", file=sys.stderr)
         return problem.exit_status
@@ -37,8 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): not an error, and nothing more to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 0
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"coloprobe: cannot write: {problem.strerror}", file=sys.stderr)
+        _say_no_more()
+        return 1
+
+
+def _say_no_more() -> None:
+    """What was not written yet would be tried again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _up(arguments: argparse.Namespace) -> int:
