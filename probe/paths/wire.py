@@ -117,8 +117,13 @@ class Wire:
             if request.source:
                 with _saying(f"cannot send from {request.source}"):
                     asked.bind((request.source, 0))
-            with _saying(f"no route to {request.address}"):
+            try:
                 asked.connect((*self._where[:1], 9, *self._where[2:]))
+            except OSError as problem:
+                # EACCES is no lack of privileges here, which would be every trace's trouble.
+                prohibited = "a broadcast address, or a route that prohibits it"
+                why = prohibited if isinstance(problem, PermissionError) else problem.strerror
+                raise SocketError(f"no route to {request.address}: {why}") from None
             return socket.inet_pton(request.family, str(asked.getsockname()[0]).partition("%")[0])
 
     def _open_icmp(self) -> None:
