@@ -159,3 +159,18 @@ def test_a_shift_alone_is_no_jitter() -> None:
         drive.window(mixed)
         drive.windows(3)
     assert {one.kind for one in drive.told} == {"latency"}
+
+
+def test_an_end_is_told_before_what_begins_with_it_whatever_others_do() -> None:
+    """Both have the same time, and whoever reads the begin first takes the end for its."""
+    it = Drive({"x": 1, "y": 1})
+    for _ in range(10):
+        it.window(it.quiet(MS))
+    for _ in range(3):
+        it.window(it.quiet([MS, 5 * MS]))
+    it.told.clear()
+    for _ in range(3):
+        it.window(it.quiet([2 * MS, 2 * MS]))
+    told = [(found.targets[0], found.phase) for found in it.told if found.kind == "latency"]
+    assert sorted(told) == [("x", "begin"), ("y", "begin"), ("y", "end")]
+    assert told.index(("y", "end")) < told.index(("y", "begin"))
