@@ -107,7 +107,8 @@ class Links:
     def _change(self, index: int, what: str, before: object, after: object, text: str) -> Change:
         link = self.table.current.get(index)
         targets = list(self._leading(index))
-        fleeting = what in ("added", "removed") and (link is None or link.kind in _FLEETING) and not targets
+        # Also switching them on and off: else a few dozen containers use up what may be told of real links.
+        fleeting = (link is None or link.kind in _FLEETING) and not targets
         detail: dict[str, object] = {"what": what, "before": before, "after": after, "targets": targets}
         if link is not None:
             detail["carrier_changes"] = link.carrier_changes

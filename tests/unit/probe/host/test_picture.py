@@ -106,6 +106,11 @@ def test_containers_come_and_go_as_a_lesser_matter() -> None:
     (change,) = seen.announced(link(9, "veth9", veth=1))
     assert not change.weighty
     (change,) = seen.announced(link(9, "veth9", veth=1, carrier=0, changes=2))
+    assert not change.weighty
+    (change,) = seen.announced(link(3, "eth1", carrier=0, changes=2))
+    assert change.weighty  # though no target is behind it now
+    leading = picture(link(9, "veth9", veth=1), route("10.60.0.0/16", index=9))
+    (change,) = leading.announced(link(9, "veth9", veth=1, carrier=0, changes=2))
     assert change.weighty
 
 
