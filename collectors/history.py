@@ -6,6 +6,7 @@ Three keep them: the embedded store, InfluxDB (`collectors.influxql`), and a fil
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -88,8 +89,14 @@ class PointHistory:
             series = self._series.setdefault(point.measurement, {})
             series.setdefault(tuple(sorted(point.tags.items())), []).append(point)
         for by_tags in self._series.values():
-            for some in by_tags.values():
-                some.sort(key=lambda point: point.time_ns)
+            for tags, some in by_tags.items():
+                # Written twice is stored once, as in every store: the last one counts, field by field.
+                once: dict[int, Point] = {}
+                for point in some:
+                    if before := once.get(point.time_ns):
+                        point = replace(point, fields={**before.fields, **point.fields})
+                    once[point.time_ns] = point
+                by_tags[tags] = [once[time_ns] for time_ns in sorted(once)]
 
     @property
     def newest_ns(self) -> int | None:

@@ -75,9 +75,17 @@ def _stalls(facts: Facts, agent: str, columns: Columns) -> Iterator[Trouble]:
 
 
 def _sent(facts: Facts, agent: str, since_ns: int, until_ns: int) -> int:
-    """Probes of an agent in a time."""
-    tracks = (track for track in facts.targets if track.agent == agent)
-    return sum(track.windows.total("sent", track.windows.span(since_ns, until_ns)) for track in tracks)
+    """Probes of an agent in a time, and at least in as much as a window: at the rate of the windows about it.
+
+    Batches, and so readings, also come between two windows, and before the window is closed that they are in.
+    """
+    total = 0.0
+    for track in facts.targets:
+        if track.agent == agent:
+            some = track.windows.span(since_ns - 2 * track.length, until_ns)
+            passed = max(until_ns - since_ns, track.length) / track.length
+            total += track.windows.total("sent", some) / max(1, len(some)) * passed
+    return round(total)
 
 
 def _counted(agent: str, columns: Columns, name: str, effect: str, words: str) -> Iterator[Trouble]:

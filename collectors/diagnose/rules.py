@@ -5,7 +5,7 @@ that one sees this 8 times as often where the cause is at work as where it is no
 add up, as if symptoms were independent; they are not quite, so they are kept small. `other` is the row's
 weight for all causes that it does not name: most symptoms say nothing of those (0).
 
-docs/troubleshooting.md shows this table; `make docs` writes it there.
+docs/rules.md shows this table; `make docs` writes it there.
 """
 
 from __future__ import annotations

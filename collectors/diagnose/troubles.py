@@ -1,6 +1,7 @@
 """Tracks in, troubles out: where a target or flow was not as usual, from when to when, and by how much; pure.
 
-loss     probes were lost: three or more, in windows of which no three in a row are clean
+loss     probes were lost: three or more, in windows of which no three in a row are clean; more than
+         chance loses at the rate at which all targets do (`usual_loss`)
 down     whole windows without a reply, between windows with some or at an end of the time
 unsent   this host did not let the probes out, or holds their replies back: they are in `errors`
 closed   the port answers RST which answered SYN/ACK before
@@ -9,6 +10,7 @@ slow     the median round-trip time stands above its usual level (`collectors.di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -21,6 +23,12 @@ from collectors.diagnose.levels import rises
 MOST_WINDOWS = 8  # that prove a trouble
 CLEAN = 3  # windows in a row that end a loss
 LEAST_LOST = 3  # probes: fewer are no trouble
+CHANCE = (
+    1e-6  # that so many are lost where nothing is wrong: a fleet has 100,000 windows in a quarter of an hour
+)
+# The share of probes that is always lost somewhere: at least, because none says little, and at most, because
+# half of all targets may be hit.
+LEAST_USUAL, MOST_USUAL = 1e-4, 2e-3
 LEAST_SENT = 3  # probes: a window of fewer tells nothing about a target that is silent
 # A rise of the median below that has to last, and without one of the minimum it is a busy processor.
 FAINT_NS, FAINT_WINDOWS = 200_000, 4
@@ -53,13 +61,21 @@ class Trouble:
         return self.begin_ns <= until_ns and (self.end_ns is None or self.end_ns >= since_ns)
 
 
-def troubles_of(track: Track) -> list[Trouble]:
-    """Everything that is wrong with one track, oldest first."""
-    found = [*_losses(track), *_unsent(track), *_closed(track), *_slow(track)]
+def usual_loss(tracks: Iterable[Track]) -> float:
+    """The share of probes that a target loses though nothing is wrong with it: what half of all lose."""
+    shares = [
+        sum(_counts(track, "lost")) / sent for track in tracks if (sent := sum(_counts(track, "sent"))) > 0
+    ]
+    return min(MOST_USUAL, max(LEAST_USUAL, median(shares))) if shares else LEAST_USUAL
+
+
+def troubles_of(track: Track, usual: float = LEAST_USUAL) -> list[Trouble]:
+    """Everything that is wrong with one track, oldest first. usual: the share of probes that all lose."""
+    found = [*_losses(track, usual), *_unsent(track), *_closed(track), *_slow(track)]
     return sorted(found, key=lambda trouble: trouble.begin_ns)
 
 
-def _losses(track: Track) -> Iterator[Trouble]:
+def _losses(track: Track, usual: float) -> Iterator[Trouble]:
     windows = track.windows
     sent, lost, received = (_counts(track, name) for name in ("sent", "lost", "received"))
     bad = [i for i, count in enumerate(lost) if count > 0]
@@ -82,11 +98,24 @@ def _losses(track: Track) -> Iterator[Trouble]:
             )
         for part in _clusters(rest, CLEAN):
             total, of = sum(lost[i] for i in part), sum(sent[part[0] : part[-1] + 1])
-            if total < LEAST_LOST or not of:
+            if total < LEAST_LOST or not of or _by_chance(total, of * usual) > CHANCE:
                 continue
             over = _has_ended(part, total / of, sent, mute)
             words = f"{track} loses {text.percent(total / of)} ({total:,} of {of:,} probes)"
             yield _trouble("loss", track, part, total / of, words, over=over)
+
+
+def _by_chance(count: int, expected: float) -> float:
+    """The probability of so many, or more, where so many are expected: the upper tail of Poisson's law."""
+    if count <= expected:
+        return 1.0
+    term = math.exp(count * math.log(expected) - expected - math.lgamma(count + 1))
+    total = 0.0
+    while term > total * 1e-9:
+        total += term
+        count += 1
+        term *= expected / count
+    return total
 
 
 def _alone(index: int, count: int, sent: Sequence[int]) -> bool:

@@ -25,7 +25,7 @@ from collectors.diagnose.hosts import host_troubles
 from collectors.diagnose.rules import BY_SYMPTOM, CHANCE, MARKS, PRIOR, UNMARKED
 from collectors.diagnose.surroundings import around
 from collectors.diagnose.symptoms import Symptom, alike_tracks, place, seen
-from collectors.diagnose.troubles import Trouble, troubles_of
+from collectors.diagnose.troubles import Trouble, troubles_of, usual_loss
 from probe.clock import SECOND
 
 MOST_VERDICTS = 20
@@ -114,7 +114,8 @@ class Weighed:
 def diagnose(facts: Facts) -> list[Verdict]:
     """Everything that is wrong, worst first; one verdict of place 'none' where nothing is."""
     tracks = chain(facts.targets, *facts.flows.values())
-    troubles = [*host_troubles(facts), *chain.from_iterable(troubles_of(track) for track in tracks)]
+    usual = usual_loss(facts.targets)
+    troubles = [*host_troubles(facts), *chain.from_iterable(troubles_of(track, usual) for track in tracks)]
     found = _verdicts(facts, troubles)
     if not found:
         return [_nothing(facts)]

@@ -19,7 +19,7 @@ from probe.clock import SECOND
 from probe.telemetry.lines import Point, Value
 from probe.telemetry.schema import MEASUREMENTS
 from tests.unit.collectors.diagnose.faults import catalogue
-from tests.unit.collectors.diagnose.site import FAULTY, QUIET, L, T, now, points
+from tests.unit.collectors.diagnose.site import FAULTY, QUIET, Fault, Flow, L, Packets, T, now, points
 
 FAULTS = catalogue()
 SILENT = QUIET + 6  # windows: as long as somebody waits until silence is one
@@ -99,6 +99,51 @@ def test_quiet_is_no_fault() -> None:
         (one,) = verdicts(points(seed=seed), now())
         assert (one.place, one.cause) == ("none", "none")
         assert report([one], "here").startswith("no fault: 24 targets of 2 agents")
+
+
+def test_what_chance_loses_everywhere_is_no_fault() -> None:
+    def some(flow: Flow, packets: Packets) -> None:
+        packets.loss = 0.001
+
+    always = Fault(some, begin=0, end=120)
+    for seed in range(3):
+        (one,) = verdicts(points(always, seed=seed, windows=120), now(120))
+        assert one.cause == "none", one.where
+
+
+def test_who_loses_ten_times_what_chance_does_is_seen_nevertheless() -> None:
+    def some(flow: Flow, packets: Packets) -> None:
+        packets.loss = 0.02 if (flow.agent, flow.line) == ("agent-1", "A") else 0.001
+
+    (one,) = verdicts(points(Fault(some, begin=0, end=60), windows=60), now(60))
+    assert (one.cause, one.agent) == ("line-loss", "agent-1")
+
+
+def test_where_most_targets_are_hit_all_the_time_that_is_not_usual() -> None:
+    def some(flow: Flow, packets: Packets) -> None:
+        packets.loss = 0.03
+
+    found = verdicts(points(Fault(some, begin=0, end=30), windows=30), now(30))
+    assert found[0].cause != "none"
+
+
+def test_a_point_that_is_there_twice_counts_once() -> None:
+    quiet, broken = points(), points(FAULTS["ecmp-member"])
+    assert [one.cause for one in verdicts(quiet + quiet, now())] == ["none"]
+    assert verdicts(broken + broken, now()) == verdicts(broken, now())
+
+
+def test_one_probe_skipped_between_two_windows_is_no_stall() -> None:
+    made = points()
+    last = next(
+        point for point in reversed(made) if point.measurement == "agent" and point.tags["agent"] == "agent-1"
+    )
+    # An event makes a batch of its own, and so a reading, at once.
+    fields = {**last.fields, "skipped": 1, "stalls": 1, "batch": 99}
+    assert [
+        one.cause
+        for one in verdicts([*made, replace(last, time_ns=last.time_ns + SECOND, fields=fields)], now())
+    ] == ["none"]
 
 
 def test_what_is_over_has_an_end() -> None:
