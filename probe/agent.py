@@ -90,6 +90,7 @@ class Agent:
         self._pending_probes = 0
         self._reload = asyncio.Event()
         self._failure: BaseException | None = None
+        self._said: set[tuple[str, str]] = set()  # what was told of the last measurement
         self._stop: asyncio.Event | None = None
         self._counting = threading.Lock()  # a run's counters move into the past at once
         self._dropped_cuts = 0
@@ -161,12 +162,14 @@ class Agent:
         return _Run(measurement, reporter)
 
     def _tell_unmeasured(self, measurement: Measurement) -> None:
+        before, self._said = self._said, set()
         for missing in measurement.unmeasured:
             log.warning("target %s is not measured: %s", missing.target.name, missing)
-            name = {"target": missing.target.name}
-            self._teller.event("unreachable", f"not measured: {missing}", tags=name)
-        for text in measurement.ways():
-            self._teller.event("host", text)
+            self._said.add((missing.target.name, f"not measured: {missing}"))
+        self._said |= {("", text) for text in measurement.ways()}
+        for name, text in sorted(self._said - before):  # once, however often engines are made anew
+            tags = {"target": name} if name else {}
+            self._teller.event("unreachable" if name else "host", text, tags=tags)
 
     # -- in the engine's thread ------------------------------------------------------------------------------
 

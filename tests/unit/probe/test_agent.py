@@ -280,6 +280,30 @@ def test_a_name_that_is_measured_stays_so_when_name_servers_fall_silent(
     drive(agent, work)
 
 
+def test_what_is_not_measured_is_told_once_however_often_settings_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = settings(tmp_path, "127.0.0.1", "gateway.invalid")
+    answers: Hosts = {
+        ("127.0.0.1", 0): resolve("127.0.0.1"),
+        ("gateway.invalid", 0): ResolveError("no name server"),
+    }
+    monkeypatch.setattr(
+        probe.measurement, "resolve_all", lambda asked, _: {host: answers[host] for host in asked}
+    )
+
+    async def work() -> None:
+        await agent._replace(one)
+        await agent._replace(one)
+        answers["gateway.invalid", 0] = ResolveError("no such name")
+        await agent._replace(one)
+
+    agent = Agent(one, "agent.toml")
+    drive(agent, work)
+    texts = [str(event.fields["text"]) for event in events(tmp_path, "unreachable")]
+    assert [text.rpartition(": ")[2] for text in texts] == ["no name server", "no such name"]
+
+
 def test_a_name_that_moves_is_an_event_and_is_measured_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
