@@ -45,8 +45,9 @@ class Found:
 
 
 def bounded(found: Sequence[Found]) -> list[Found]:
-    """The same, with at most TOGETHER of a kind and phase. Ends come first: where one episode of a target ends
-    and another one begins at the same instant, whoever reads them in order must not take the second for over."""
+    """The same, with at most TOGETHER of a kind and phase. Ends come first: where one episode of a target
+    ends and another one begins at the same instant, whoever reads them in order must not take the second for
+    over."""
     groups: dict[tuple[str, str], list[Found]] = {}
     for one in found:
         groups.setdefault((one.kind, one.phase), []).append(one)
