@@ -85,7 +85,11 @@ def _run(site: Site, options: argparse.Namespace, shown: _Progress) -> Result:
 
 
 def _quiet(runner: Runner, result: Result, ask: bool, when: str) -> None:
-    if ask and (wrong := lasting(runner.verdicts())):
+    if not ask:
+        return
+    said = runner.verdicts()
+    # Before, there was nothing that could be over; afterwards the faults themselves are.
+    if wrong := ([one for one in said if one["place"] != "none"] if when == "before" else lasting(said)):
         result.quiet.append(f"{label(wrong)} ({when})")
         print(runner.report(), flush=True)
 

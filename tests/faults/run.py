@@ -58,6 +58,7 @@ class Outcome:
     windows: int  # whole ones since the fault began, of which the verdict could know
     quiet_s: float = 0.0  # from its end until "no fault"
     verdicts: Verdicts = field(default_factory=list)
+    also: list[str] = field(default_factory=list)  # other causes that were named at any time until then
 
     @property
     def name(self) -> str:
@@ -123,6 +124,12 @@ def right(verdicts: Verdicts, faults: Sequence[Fault]) -> bool:
     return all(any(_fits(one, fault) for one in verdicts) for fault in faults)
 
 
+def others(verdicts: Verdicts, faults: Sequence[Fault]) -> list[str]:
+    """Causes that are named, and are none of these faults; to know nothing is no name."""
+    named = dict.fromkeys(one["cause"] for one in verdicts)
+    return [cause for cause in named if cause not in ("none", "unknown", *(one.cause for one in faults))]
+
+
 def _fits(verdict: dict[str, Any], fault: Fault) -> bool:
     return verdict["cause"] == fault.cause and verdict["place"] in fault.places
 
@@ -170,6 +177,7 @@ class Runner:
         good = False
         asked, known, whole = began, 0, 0
         seconds, knew = 0.0, 0
+        also: dict[str, None] = {}
         try:
             for fault in faults:
                 fault.begin(self._site)
@@ -186,7 +194,9 @@ class Runner:
                 if self._diagnose and now >= asked + (_POLL_S if len(arrived) > known else _SILENT_S):
                     asked, known = now, len(arrived)
                     verdicts = since(self.verdicts(), began_ns, calm=self._calm)
-                    if right(verdicts, faults) and not good:
+                    if not good:
+                        also.update(dict.fromkeys(others(verdicts, faults)))
+                    if right(verdicts, faults) and not good and whole <= self._most:
                         good, seconds, knew = True, time.monotonic() - began, whole
                         if self._show:
                             self._tell(f"{_clock(time.time_ns())}  coloprobe diagnose: {label(verdicts)}")
@@ -206,6 +216,7 @@ class Runner:
             round(seconds, 2),
             knew or self._by_the_clock(began_ns, seconds),
             verdicts=verdicts,
+            also=list(also),
         )
         if self._show or (self._diagnose and not good):
             self._tell(f"\n{_clock(time.time_ns())}  $ coloprobe diagnose --last {_LAST}\n{self.report()}")
@@ -334,6 +345,10 @@ def say(result: Result, out: Any = sys.stdout) -> None:
             good = [one.seconds for one in outcomes if one.right]
             middle = f", median {statistics.median(good):.1f} s" if good else ""
             print(f"{what}{len(good)} of {len(outcomes)} right{middle}", file=out)
+    both = [*result.singles, *result.pairs]
+    also = "; ".join(f"{one.name}: {', '.join(one.also)}" for one in both if one.also)
+    print("right: the worst verdict is the cause (of a pair, both are among the verdicts)", file=out)
+    print(f"named besides, or before it was right: {also or 'nothing'}", file=out)
     print("windows: whole ones that the verdict knew of; 0: the one in which it began was enough", file=out)
     for words in result.quiet:
         print(f"in quiet it said: {words}", file=out)

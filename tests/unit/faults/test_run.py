@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from collectors.diagnose.causes import CAUSES
-from tests.faults.catalogue import catalogue
-from tests.faults.run import Outcome, Result, draw_pairs, label, lasting, right, say, since
+from tests.faults import recording
+from tests.faults.catalogue import Fault, catalogue
+from tests.faults.injections import Injection
+from tests.faults.run import Outcome, Result, Runner, draw_pairs, label, lasting, others, right, say, since
+from tests.faults.topology import SITE
 
 SECOND = 1_000_000_000
 FAULTS = {fault.id: fault for fault in catalogue()}
@@ -37,6 +44,43 @@ def test_of_a_pair_both_must_be_among_the_verdicts_in_any_order() -> None:
     one, other = verdict("interface", "line-loss"), verdict("gateway", "port-closed")
     assert right([other, verdict("path", "firewall"), one], pair)
     assert not right([one], pair)
+
+
+@pytest.mark.parametrize(("windows", "good"), [(3, True), (4, False)])
+def test_a_right_verdict_counts_within_three_whole_windows_and_not_with_the_fourth(
+    windows: int, good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def points(state: Path, since_ns: int, until_ns: int) -> list[dict[str, Any]]:
+        later = since_ns + 60 * SECOND
+        return [
+            {"measurement": "probe", "site": SITE, "agent": "agent-1", "time": later + n * 2 * SECOND}
+            for n in range(windows)
+        ]
+
+    class Told(Runner):
+        def verdicts(self) -> list[dict[str, Any]]:
+            wrong = verdict("far-network", "far-network", 1 << 62)
+            return [verdict("interface", "line-loss", 1 << 62), wrong]
+
+        def report(self) -> str:
+            return ""
+
+    monkeypatch.setattr(recording, "points", points)
+    site: Any = SimpleNamespace(state=Path(), window_s=2.0, timeout_s=0.1, look=lambda: None)
+    fault = Fault("line-loss", ("interface",), "", Injection(), frozenset())
+    # Asked at once, as soon as anything is there.
+    monkeypatch.setattr("tests.faults.run._POLL_S", 0.0)
+    outcome = Told(site, lambda text: None).one(fault, calm=False)
+    assert (outcome.right, outcome.windows) == (good, windows)
+    assert outcome.also == ["far-network"]
+
+
+def test_what_else_is_named_is_told() -> None:
+    said = [verdict("interface", "line-loss"), verdict("unknown", "unknown"), verdict("host", "host-stalled")]
+    assert others(said, [FAULTS["line-loss"]]) == ["host-stalled"]
+    out = io.StringIO()
+    say(Result([Outcome(("line-loss",), "", True, 4.2, 2, also=["host-stalled"])]), out)
+    assert "named besides, or before it was right: line-loss: host-stalled" in out.getvalue()
 
 
 def test_verdicts_of_before_the_fault_and_silence_do_not_count() -> None:
