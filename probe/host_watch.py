@@ -210,8 +210,12 @@ class HostWatch:
     async def _keep(self, every: int, work: Callable[[], Awaitable[None]]) -> None:
         """Do it at every full `every` of the wall clock."""
         while True:
-            wall = self._clock.wall()
-            await asyncio.sleep((every - wall % every) / SECOND)
+            delay = every - self._clock.wall() % every
+            if (
+                delay < every // 50
+            ):  # it woke early, as the wall clock is being slowed down: that was this time
+                delay += every
+            await asyncio.sleep(delay / SECOND)
             try:
                 await work()
             except Exception:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from probe import host_watch
-from probe.clock import SECOND, SystemClock
+from probe.clock import SECOND, ManualClock, SystemClock
 from probe.host.clock import ClockState
 from probe.host.counters import Softnet
 from probe.host.listener import Listener
@@ -186,3 +186,23 @@ def test_a_sooner_date_moves_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic_ns()
     watched(Told(), lambda _: bool(called), HostTable(sessions=False))
     assert called[0] - began < 9 * SECOND
+
+
+def test_a_wall_clock_that_is_slowed_down_brings_no_second_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer goes by the other clock, and wakes before the hour."""
+    clock = ManualClock(wall_ns=1_700_000_000 * SECOND + SECOND // 3)
+    read_at: list[int] = []
+
+    async def sleep(seconds: float) -> None:
+        clock.wall_ns += round(seconds * SECOND * 0.995)
+
+    async def work() -> None:
+        read_at.append(clock.wall_ns)
+        if len(read_at) == 20:
+            raise asyncio.CancelledError
+
+    watch = HostWatch(HostTable(), EVERY, Told(), clock, lambda: HERE)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(watch._keep(10 * SECOND, work))
+    assert [round(at / (10 * SECOND)) for at in read_at] == list(range(170_000_001, 170_000_021))
