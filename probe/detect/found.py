@@ -10,6 +10,7 @@ from probe.text import duration
 
 BEGIN, END = "begin", "end"
 TOGETHER = 16  # events of one kind and phase a window; more are told of as one
+_SAME = ("what", "why", "stays")  # what such a one says holds for all of them
 _NAMED = 32  # targets that such a one names
 _WINDOWS = 8  # that an event names
 
@@ -48,9 +49,10 @@ def bounded(found: Sequence[Found]) -> list[Found]:
     """The same, with at most TOGETHER of a kind and phase. Ends come first: where one episode of a target
     ends and another one begins at the same instant, whoever reads them in order must not take the second for
     over."""
-    groups: dict[tuple[str, str], list[Found]] = {}
+    groups: dict[tuple[object, ...], list[Found]] = {}
     for one in found:
-        groups.setdefault((one.kind, one.phase), []).append(one)
+        alike = tuple(one.detail.get(key) for key in _SAME)
+        groups.setdefault((one.kind, one.phase, *alike), []).append(one)
     told: list[Found] = []
     for group in sorted(groups.values(), key=lambda group: group[0].phase == BEGIN):
         told += group if len(group) <= TOGETHER else [_of_many(group)]
@@ -72,8 +74,15 @@ def _of_many(group: Sequence[Found]) -> Found:
         detail["size"] = median(sizes)
     detail["windows"] = first.detail["windows"]
     shown = ", ".join(names[:4])
+    shown += f" and {len(names) - 4} more" if len(names) > 4 else ""
+    same = {key: first.detail[key] for key in _SAME if key in first.detail}
+    detail.update(same)
     word = {BEGIN: "at once", END: "is over at once"}[phase]
-    text = f"{_TITLES[first.kind]} {word} at {len(names)} targets ({shown} and {len(names) - 4} more)"
+    if "stays" in same:
+        word = "stays, and is the usual one from now on,"
+    elif "why" in same:
+        word = f"no longer watched ({same['why']})"
+    text = f"{_TITLES[first.kind]} {word} at {len(names)} targets ({shown})"
     return Found(first.kind, text, tuple(names), detail)
 
 

@@ -174,3 +174,23 @@ def test_an_end_is_told_before_what_begins_with_it_whatever_others_do() -> None:
     told = [(found.targets[0], found.phase) for found in it.told if found.kind == "latency"]
     assert sorted(told) == [("x", "begin"), ("y", "begin"), ("y", "end")]
     assert told.index(("y", "end")) < told.index(("y", "begin"))
+
+
+def test_what_many_have_in_common_is_said_of_all_of_them() -> None:
+    """A shift that stays is not over, nor is what is no longer watched."""
+    it = Drive({f"x{n}": 1 for n in range(20)})
+    for level in (MS, 2 * MS):
+        for _ in range(10):
+            it.window(it.quiet(level))
+    for _ in range(STAYS):
+        it.window(it.quiet(2 * MS))
+    begin, end = (found for found in it.told if found.kind == "latency")
+    assert begin.text == "a shift of latency at once at 20 targets (x0, x1, x2, x3 and 16 more)"
+    assert (end.phase, end.detail["stays"]) == ("end", True)
+    assert end.text.startswith("a shift of latency stays, and is the usual one from now on, at 20 targets")
+    for _ in range(3):
+        it.window(it.quiet(4 * MS))
+    after = Drive({"other": 1}, before=it)
+    [gone] = after.window(after.quiet(MS))
+    assert gone.detail["why"] == "it is not measured any more"
+    assert gone.text.startswith("a shift of latency no longer watched (it is not measured any more) at 20")
