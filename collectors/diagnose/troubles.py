@@ -2,7 +2,8 @@
 
 loss     probes were lost: three or more, in windows of which no three in a row are clean; more than
          chance loses at the rate at which all targets do (`usual_loss`)
-down     whole windows without a reply, between windows with some or at an end of the time
+down     whole windows without a reply, between windows with some or at an end of the time; or what the newest
+         window lost was one run, and long: it may have fallen silent in it, which the next one will tell
 unsent   this host did not let the probes out, or holds their replies back: they are in `errors`
 closed   the port answers RST which answered SYN/ACK before
 slow     the median round-trip time stands above its usual level (`collectors.diagnose.levels`)
@@ -32,6 +33,7 @@ LEAST_USUAL, MOST_USUAL = 1e-4, 2e-3
 LEAST_SENT = 3  # probes: a window of fewer tells nothing about a target that is silent
 # A rise of the median below that has to last, and without one of the minimum it is a busy processor.
 FAINT_NS, FAINT_WINDOWS = 200_000, 4
+LEAST_RUN, RUN_SHARE = 5, 0.5  # probes lost in one run, and their share of a window, that may be silence
 MUTE_SHARE = 0.5  # of the probes that were due: errors of more mean that the host let nothing out
 
 
@@ -69,13 +71,16 @@ def usual_loss(tracks: Iterable[Track]) -> float:
     return min(MOST_USUAL, max(LEAST_USUAL, median(shares))) if shares else LEAST_USUAL
 
 
-def troubles_of(track: Track, usual: float = LEAST_USUAL) -> list[Trouble]:
-    """Everything that is wrong with one track, oldest first. usual: the share of probes that all lose."""
-    found = [*_losses(track, usual), *_unsent(track), *_closed(track), *_slow(track)]
+def troubles_of(track: Track, usual: float = LEAST_USUAL, flows: int = 1) -> list[Trouble]:
+    """Everything that is wrong with one track, oldest first.
+
+    usual: the share of probes that all lose. flows: how many it sums up; runs of losses are of one of them.
+    """
+    found = [*_losses(track, usual, flows), *_unsent(track), *_closed(track), *_slow(track)]
     return sorted(found, key=lambda trouble: trouble.begin_ns)
 
 
-def _losses(track: Track, usual: float) -> Iterator[Trouble]:
+def _losses(track: Track, usual: float, flows: int) -> Iterator[Trouble]:
     windows = track.windows
     sent, lost, received = (_counts(track, name) for name in ("sent", "lost", "received"))
     bad = [i for i, count in enumerate(lost) if count > 0]
@@ -96,6 +101,12 @@ def _losses(track: Track, usual: float) -> Iterator[Trouble]:
                 f"{track} does not answer",
                 over=run[-1] + 1 < len(windows),
             )
+        if not mute and _falls_silent(track, flows, cluster[-1], sent, lost, received):
+            rest.remove(cluster[-1])
+            words = (
+                f"{track} stopped to answer in its newest window, for {lost[cluster[-1]]:,} probes in a row"
+            )
+            yield _trouble("down", track, cluster[-1:], 1.0, words, over=False)
         for part in _clusters(rest, CLEAN):
             total, of = sum(lost[i] for i in part), sum(sent[part[0] : part[-1] + 1])
             if total < LEAST_LOST or not of or _by_chance(total, of * usual) > CHANCE:
@@ -116,6 +127,22 @@ def _by_chance(count: int, expected: float) -> float:
         count += 1
         term *= expected / count
     return total
+
+
+def _falls_silent(
+    track: Track,
+    flows: int,
+    index: int,
+    sent: Sequence[int],
+    lost: Sequence[int],
+    received: Sequence[int],
+) -> bool:
+    """Whether a window is the newest, and lost a good part of its probes in one run, in each of its flows."""
+    longest = _counts(track, "loss_burst_max")[index] * flows
+    many = lost[index] >= max(LEAST_RUN, RUN_SHARE * sent[index])
+    # Where fewer left than usual, the host itself has a trouble, and that tells more.
+    whole = index == len(sent) - 1 and received[index] > 0 and sent[index] >= 0.9 * max(sent)
+    return whole and many and longest >= 0.9 * lost[index]
 
 
 def _alone(index: int, count: int, sent: Sequence[int]) -> bool:

@@ -113,9 +113,13 @@ class Weighed:
 
 def diagnose(facts: Facts) -> list[Verdict]:
     """Everything that is wrong, worst first; one verdict of place 'none' where nothing is."""
-    tracks = chain(facts.targets, *facts.flows.values())
     usual = usual_loss(facts.targets)
-    troubles = [*host_troubles(facts), *chain.from_iterable(troubles_of(track, usual) for track in tracks)]
+    troubles = host_troubles(facts)
+    for track in facts.targets:
+        flows = facts.flows.get((track.agent, track.target), ())
+        troubles += troubles_of(track, usual, max(1, len(flows)))
+    for track in chain.from_iterable(facts.flows.values()):
+        troubles += troubles_of(track, usual)
     found = _verdicts(facts, troubles)
     if not found:
         return [_nothing(facts)]
@@ -388,5 +392,7 @@ def _nothing(facts: Facts) -> Verdict:
         )
     windows = sum(len(track.windows) for track in facts.targets)
     agents = len({track.agent for track in facts.targets})
-    where = f"no fault: {targets:,} targets of {agents:,} agents, {windows:,} windows"
+    where = (
+        f"no fault: {targets:,} targets of {agents:,} agent{'s' if agents > 1 else ''}, {windows:,} windows"
+    )
     return Verdict(facts.now_ns, NONE, NONE, where, confidence=CERTAIN)

@@ -18,6 +18,7 @@ from probe.telemetry.lines import Point
 
 FOLDER = Path(__file__).parents[3] / "vectors" / "faults"
 INDEX: dict[str, dict[str, Any]] = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
+WINDOW = 2 * SECOND
 
 
 # What windows alone show, without a word of hosts, interfaces, sessions or paths.
@@ -56,3 +57,16 @@ def test_a_recorded_fault_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", BY_WINDOWS)
 def test_windows_alone_name_what_is_no_matter_of_the_host(name: str) -> None:
     assert said(name, [point for point in recording(name) if point.measurement == "probe"])[:1] == [name]
+
+
+@pytest.mark.parametrize("name", ["firewall", "gateway-down", "mtu-black-hole"])
+def test_who_falls_silent_within_the_newest_window_is_not_taken_for_who_loses_some(name: str) -> None:
+    began = INDEX[name]["began_ns"]
+    end = (began // WINDOW + 1) * WINDOW  # of the window in which it began
+    first = [
+        point
+        for point in recording(name)
+        if point.time_ns <= (end - WINDOW if point.measurement == "probe" else end + SECOND)
+    ]
+    found = diagnose(gather(PointHistory(first), end - 60 * SECOND, end + SECOND))
+    assert [one.cause for one in found] == [name]
