@@ -28,7 +28,7 @@ CHANCE = (
     1e-6  # that so many are lost where nothing is wrong: a fleet has 100,000 windows in a quarter of an hour
 )
 # The share of probes that is always lost somewhere: at least, because none says little, and at most, because
-# half of all targets may be hit.
+# nearly all targets may be hit.
 LEAST_USUAL, MOST_USUAL = 1e-4, 2e-3
 LEAST_SENT = 3  # probes: a window of fewer tells nothing about a target that is silent
 # A rise of the median below that has to last, and without one of the minimum it is a busy processor.
@@ -64,11 +64,11 @@ class Trouble:
 
 
 def usual_loss(tracks: Iterable[Track]) -> float:
-    """The share of probes that a target loses though nothing is wrong with it: what half of all lose."""
-    shares = [
+    """The share of probes that is lost though nothing is wrong: what three of four targets lose at least."""
+    shares = sorted(
         sum(_counts(track, "lost")) / sent for track in tracks if (sent := sum(_counts(track, "sent"))) > 0
-    ]
-    return min(MOST_USUAL, max(LEAST_USUAL, median(shares))) if shares else LEAST_USUAL
+    )
+    return min(MOST_USUAL, max(LEAST_USUAL, shares[len(shares) // 4])) if shares else LEAST_USUAL
 
 
 def troubles_of(track: Track, usual: float = LEAST_USUAL, flows: int = 1) -> list[Trouble]:

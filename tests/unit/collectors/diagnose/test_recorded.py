@@ -70,3 +70,9 @@ def test_who_falls_silent_within_the_newest_window_is_not_taken_for_who_loses_so
     ]
     found = diagnose(gather(PointHistory(first), end - 60 * SECOND, end + SECOND))
     assert [one.cause for one in found] == [name]
+
+
+def test_what_hits_half_of_all_targets_is_not_usual() -> None:
+    # Without the flows that tell paths apart there is no saying what it is: so nothing is named.
+    some = [point for point in recording("ecmp-member") if point.tags.get("kind") != "stamp"]
+    assert said("ecmp-member", some) == ["unknown"]
