@@ -98,11 +98,11 @@ class PointHistory:
                     once[point.time_ns] = point
                 by_tags[tags] = [once[time_ns] for time_ns in sorted(once)]
 
-    @property
-    def newest_ns(self) -> int | None:
-        """The time of the newest point of all."""
-        newest = [some[-1].time_ns for by_tags in self._series.values() for some in by_tags.values()]
-        return max(newest, default=None)
+    def newest_ns(self, until_ns: int) -> int | None:
+        """The time of the newest point until then."""
+        series = (some for by_tags in self._series.values() for some in by_tags.values())
+        times = (point.time_ns for some in series for point in some if point.time_ns <= until_ns)
+        return max(times, default=None)
 
     def strands(
         self, measurement: str, fields: tuple[str, ...], since_ns: int, until_ns: int

@@ -14,7 +14,7 @@ from collectors.diagnose.causes import NONE
 from collectors.diagnose.facts import Facts, gather
 from collectors.diagnose.report import report
 from collectors.diagnose.verdicts import Verdict, diagnose
-from collectors.history import History, StoreHistory, recorded
+from collectors.history import History, PointHistory, StoreHistory, recorded
 from probe.clock import Clock, SystemClock
 from probe.errors import UsageError
 
@@ -48,8 +48,9 @@ def run(
     """
     now = (clock or SystemClock()).wall()
     with closing(_open(where)) as history:
-        newest = getattr(history, "newest_ns", None)
-        now = now if newest is None else newest
+        if isinstance(history, PointHistory):
+            # One clock that is wrong must not make a recording end in the future, where there is nothing.
+            now = history.newest_ns(now) or now
         facts = gather(history, now - last_ns, now)
     verdicts = _about(diagnose(facts), facts, target, agent)
     if json:

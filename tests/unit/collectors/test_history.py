@@ -86,7 +86,7 @@ def test_what_show_prints_can_be_read_again(tmp_path: Path) -> None:
     for measurement, expected in EXPECTED.items():
         found = list(points(history, T - 10, T + 10, [measurement]))
         assert sorted(found, key=lambda p: p.time_ns) == sorted(expected, key=lambda p: p.time_ns)
-    assert history.newest_ns == T + 5
+    assert history.newest_ns(T + 5) == T + 5
 
 
 def test_what_is_no_recording_is_refused_with_its_line(tmp_path: Path) -> None:

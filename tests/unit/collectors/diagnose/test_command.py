@@ -39,6 +39,16 @@ def test_one_target_or_agent_can_be_asked_for(where: Where) -> None:
     assert asked(where, agent="agent-2") == "no fault at agent-2; elsewhere: interface: line-loss\n"
 
 
+def test_a_point_of_the_future_does_not_move_the_end_of_a_recording(where: Where, tmp_path: Path) -> None:
+    assert where.recording is not None
+    point = {"time": 2**62, "measurement": "agent", "agent": "agent-9", "batch": 1}
+    file = tmp_path / "said.jsonl"
+    file.write_text(where.recording.read_text(encoding="utf-8") + json.dumps(point), encoding="utf-8")
+    assert asked(Where(tmp_path, recording=file)).replace(str(file), "") == asked(where).replace(
+        str(where.recording), ""
+    )
+
+
 def test_a_name_that_nobody_has_is_an_error_with_those_that_there_are(where: Where) -> None:
     with pytest.raises(UsageError, match=r"no target 'g9' .*there are: edge-a, edge-b, g1-a, .* and 6 more"):
         asked(where, target="g9")
