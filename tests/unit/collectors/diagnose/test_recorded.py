@@ -33,7 +33,7 @@ def said(name: str, points: Iterable[Point]) -> list[str]:
     history = PointHistory(points)
     about = INDEX[name]
     # One looked at it then; nothing came after that, if the broker was away.
-    at = max(about["until_ns"], history.newest_ns or 0)
+    at = max(about["until_ns"], history.newest_ns(1 << 62) or 0)
     found = diagnose(gather(history, at - 60 * SECOND, at))
     # What was mended just before is in the recording too.
     since = about["began_ns"] - 4 * SECOND
