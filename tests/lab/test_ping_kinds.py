@@ -99,18 +99,22 @@ def test_stamp_says_on_which_way_a_probe_was_lost(
     with Capture(far, snap=256) as capture:
         pinged = coloprobe_ping(near, url("stamp", far, version), "-c", "60", *LATE, *CLOCK, wrapper=wrapper)
     assert pinged.status == 0
-    lost = {n for n in range(1, 61) if n % 7 == 0}
-    lost |= {[n for n in range(1, 61) if n % 7][k - 1] for k in (11, 22, 33, 44)}
-    assert pinged.outcomes() == ["lost" if n in lost else "received" for n in range(1, 61)]
+    # What a burst of a busy machine reorders, another one of is dropped: the capture knows which.
+    asked, replied = seen(capture)
+    order = sorted(asked, key=lambda number: (number - next(iter(asked))) % (1 << 32))
+    assert len(order) == 60
+    assert pinged.outcomes() == ["received" if number in replied else "lost" for number in order]
     summary = pinged.summary
     assert (summary["forward_lost"], summary["backward_lost"]) == (there.counts().hit, back.counts().hit)
     assert (there.counts().hit, back.counts().hit) == (8, 4)
     answered = [probe for probe in pinged.probes if probe["outcome"] == "received"]
     followed = [probe for probe in answered if "unfollowed" not in probe]
-    # A busy machine may keep the reflector waiting: the line is then printed before the follow-up comes.
-    kept_waiting = max(dwelt(capture)) > 30_000_000
+    # A busy machine may keep the reflector waiting, or send requests in bursts: lines are then printed before
+    # their follow-ups come, and some follow-ups are overtaken.
+    kept_waiting = max(replied[number] - asked[number] for number in replied) > 30_000_000
+    in_bursts = min(later - time for time, later in itertools.pairwise(sorted(asked.values()))) < 5_000_000
     unfollowed = len(answered) - len(followed)
-    assert unfollowed == summary["unfollowed"] in range(1, 8) or kept_waiting
+    assert unfollowed == summary["unfollowed"] in range(1, 8) or kept_waiting or in_bursts
     assert unfollowed >= summary["unfollowed"]
     assert all(list(probe) == [*FIELDS, "forward_ns", "backward_ns"] for probe in followed)
     assert all(probe["rtt_ns"] == probe["forward_ns"] + probe["backward_ns"] for probe in answered)
@@ -124,11 +128,14 @@ def test_stamp_says_on_which_way_a_probe_was_lost(
     assert 20_000 <= summary["clock_error_ns"] <= 21_000
 
 
-def dwelt(capture: Capture) -> list[int]:
-    """How long each request waited at the reflector for its reply, by the sender's number in both; ns."""
-    found = datagrams(capture.packets)
-    came = {one.payload[:4]: one.time_ns for one in found if not one.outgoing}
-    return [one.time_ns - came[one.payload[24:28]] for one in found if one.outgoing]
+def seen(capture: Capture) -> tuple[dict[int, int], dict[int, int]]:
+    """When each request came to the reflector, and when its reply left (ns), by the sender's number."""
+    asked: dict[int, int] = {}
+    replied: dict[int, int] = {}
+    for one in datagrams(capture.packets):
+        number = one.payload[24:28] if one.outgoing else one.payload[:4]
+        (replied if one.outgoing else asked)[int.from_bytes(number, "big")] = one.time_ns
+    return asked, replied
 
 
 def test_stamp_in_words(reflected: Pair) -> None:
