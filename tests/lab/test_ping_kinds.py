@@ -420,7 +420,7 @@ def expand(text: str) -> list[int]:
 
 @pytest.mark.emulator
 def test_flows_over_two_paths_are_two_groups(lab: Lab, tmp_path: Path) -> None:
-    paths = TwoPaths(lab, fast=1_000_000, slow=3_000_000)
+    paths = TwoPaths(lab, fast=1_000_000, slow=9_000_000)
     runs, rules = [], []
     for host, ip in ((paths.ipv4, "ipv4"), (f"[{paths.ipv6}]", "ipv6")):
         for target, of in (
@@ -446,7 +446,7 @@ def test_flows_over_two_paths_are_two_groups(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.emulator
 def test_icmp_flows_have_flow_labels_that_lead_over_two_paths(lab: Lab) -> None:
-    paths = TwoPaths(lab, fast=1_000_000, slow=3_000_000, hashing=BY_LABEL)
+    paths = TwoPaths(lab, fast=1_000_000, slow=9_000_000, hashing=BY_LABEL)
     done = paths.near.run(coloprobe("ping", paths.ipv6, "--flows", "16", "-c", "10", "-i", "100ms"))
     fast, slow = verdict(done.stdout)
     assert paths.carried() == (10 * len(fast), 10 * len(slow))
