@@ -65,7 +65,8 @@ def test_a_stopped_process_loses_nothing_that_the_wire_did_not(pair: Pair, tmp_p
     assert 100 * STOPPED_S - 100 <= about(points, "skipped")[-1] <= 100 * STOPPED_S + 100
     assert about(points, "stalls")[-1] >= 1
     told = [text for text in host_events(points) if "did not run the agent" in text]
-    assert "it was stopped" in told[0]
+    # Where a hypervisor took as much time as that meanwhile, nobody in here can tell the two apart.
+    assert "it was stopped" in told[0] or "the hypervisor gave the machine no processor" in told[0]
 
 
 @pytest.mark.stress
